@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Makes the toolkit's virtual environments from their lock files, then runs its scripts in them.
+#
+#   bootstrap.sh SCRIPT [ARG ...]   runs SCRIPT.py, which lies beside this file, in .mlflow/venv
+#   bootstrap.sh --venv NAME LOCK   makes .mlflow/NAME from the lock file LOCK, and runs nothing
+#
+# An environment is made once, and again when its lock file or its place changes. Its stamp is written last,
+# so one that was interrupted is made anew by the next call. No step needs root.
+set -euo pipefail
+
+here=$(dirname "${BASH_SOURCE[0]}")
+
+say() { printf 'mlflow: %s\n' "$*" >&2; }
+
+# The stamp says what the environment was made from, and where: a virtual environment cannot be moved.
+stamp_of() { (cd ".mlflow/$1" && pwd -P) && cat "$2"; }
+is_made() { [ -x ".mlflow/$1/bin/python" ] && stamp_of "$@" 2>/dev/null | cmp -s - ".mlflow/$1/stamp"; }
+
+find_python() { # prints the first Python that is new enough; pyenv and friends put commands on PATH that do not run
+  local name
+  for name in python3 python3.13 python3.12 python3.11 python3.10; do
+    if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then
+      command -v "$name"
+      return
+    fi
+  done
+  return 1
+}
+
+check_tools() { # sets $python; names everything that is missing at once
+  local missing=()
+  if ! python=$(find_python); then
+    missing+=("Python 3.10 or newer (found: $(python3 --version 2>&1 || true)); get it from python.org or your package manager")
+  elif ! "$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then
+    missing+=("the venv module of $python; on Debian and Ubuntu: apt install python3-venv")
+  fi
+  make --version 2>/dev/null | grep -q 'GNU Make' || missing+=("GNU make 3.81 or newer; get it from your package manager")
+  git --version >/dev/null 2>&1 || missing+=("git; get it from git-scm.com or your package manager")
+  [ ${#missing[@]} -eq 0 ] && return
+  for tool in "${missing[@]}"; do say "missing: $tool"; done
+  exit 1
+}
+
+install() { # NAME LOCK: fills the empty environment; uv does it in a tenth of pip's time
+  local python="$PWD/.mlflow/$1/bin/python" uv="$PWD/.mlflow/venv/bin/uv" quiet=-q
+  [ -t 2 ] && quiet=
+  if [ "$1" = venv ]; then
+    "$python" -m pip install -q --disable-pip-version-check --require-hashes -r "$here/uv.lock" >&2 || uv=
+  fi
+  if [ -x "$uv" ] && "$uv" pip install $quiet --python "$python" --require-hashes -r "$2" >&2; then
+    return
+  fi
+  say "uv cannot be had or failed; trying pip, which takes longer"
+  "$python" -m pip install $quiet --disable-pip-version-check --require-hashes -r "$2" >&2
+}
+
+make_venv() { # NAME LOCK
+  local started=$SECONDS python
+  check_tools
+  # One at a time: the lock belongs to this process and its children, and ends with them however they end.
+  if [ "${MLFLOW_SETUP_LOCK:-}" != "$1" ]; then
+    mkdir -p .mlflow
+    MLFLOW_SETUP_LOCK=$1 "$python" -c '
+import fcntl, os, sys
+lock = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR, 0o600)
+os.set_inheritable(lock, True)
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("mlflow: waiting for another set-up here to end", file=sys.stderr)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+os.execvp("bash", ["bash", *sys.argv[2:]])
+' ".mlflow/$1.lock" "${BASH_SOURCE[0]}" --venv "$@"
+    return
+  fi
+  is_made "$@" && return
+  say "setting up .mlflow/$1 (once) ..."
+  rm -f ".mlflow/$1/stamp"
+  if ! { "$python" -m venv --clear ".mlflow/$1" && install "$@"; }; then
+    say "could not install $2 into .mlflow/$1 (the reason is above); mend it and run the same command again"
+    exit 1
+  fi
+  stamp_of "$@" >".mlflow/$1/stamp"
+  say "set up in $((SECONDS - started)) s"
+}
+
+unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX # the user's own, which would lead the set-up astray
+if [ "$1" = --venv ]; then
+  is_made "$2" "$3" || make_venv "$2" "$3"
+  exit
+fi
+is_made venv "$here/requirements.lock" || make_venv venv "$here/requirements.lock"
+exec .mlflow/venv/bin/python -X pycache_prefix="$PWD/.mlflow/pycache" "$here/$1.py" "${@:2}"

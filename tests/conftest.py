@@ -1,0 +1,28 @@
+"""Fixtures for every test: no test sees the user's own settings, login or make flags."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("MLFLOW_", "APOLO_", "NEURO_", "MAKE")) or name in ("MFLAGS", "BY"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with a blank in its name, with the example flow, as the current folder."""
+    folder = tmp_path / "my project"
+    (folder / ".neuro").mkdir(parents=True)
+    for name in ("live.yaml", "project.yml"):
+        (folder / ".neuro" / name).write_bytes((ROOT / ".neuro" / name).read_bytes())
+    monkeypatch.chdir(folder)
+    return folder

@@ -1,0 +1,147 @@
+"""Set-up: a virtual environment from a lock file, once."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+LOCK = (ROOT / "scripts/requirements.lock").read_text(encoding="utf-8")
+
+
+def pinned(package: str) -> str:
+    """Return one package's lines of the real lock file."""
+    found = re.search(rf"(?m)^{package}==.*(?:\n .*)*\n", LOCK)
+    assert found
+    return found[0]
+
+
+class Toolkit:
+    """A folder with bootstrap.sh and small lock files, and a workspace with a blank in its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.scripts = folder / "the toolkit"
+        self.workspace = folder / "a workspace"
+        self.home = folder / "home"
+        for made in (self.scripts, self.workspace, self.home):
+            made.mkdir()
+        for name in ("bootstrap.sh", "uv.lock"):
+            shutil.copy(ROOT / "scripts" / name, self.scripts)
+        (self.scripts / "requirements.lock").write_text(pinned("toml"))
+        (self.scripts / "hello.py").write_text("import sys, toml; print(sys.argv[1:]); sys.exit(7)")
+
+    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        """Start bootstrap.sh in the workspace."""
+        return subprocess.Popen(
+            ["bash", str(self.scripts / "bootstrap.sh"), *words],
+            cwd=self.workspace,
+            env={**os.environ, "HOME": str(self.home), **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str, **env: str) -> tuple[int, str, str]:
+        """Run bootstrap.sh in the workspace; return exit code, stdout, stderr."""
+        process = self.start(*words, **env)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+
+@pytest.fixture
+def toolkit(tmp_path: Path) -> Toolkit:
+    return Toolkit(tmp_path)
+
+
+@pytest.mark.e2e
+def test_once_then_again_only_for_a_change_and_after_an_interruption(toolkit: Toolkit) -> None:
+    code, out, err = toolkit.run("hello", "a b", "'c", PYTHONHOME="/nowhere", PIP_TARGET="/nowhere")
+    assert (code, out) == (7, "['a b', \"'c\"]\n")
+    assert "setting up .mlflow/venv (once)" in err
+    assert (toolkit.workspace / ".mlflow/venv/bin/uv").exists()
+    assert not list(toolkit.scripts.rglob("__pycache__"))
+
+    assert toolkit.run("hello") == (7, "[]\n", "")
+
+    lock = toolkit.scripts / "requirements.lock"
+    lock.write_text(lock.read_text() + pinned("six"))
+    code, _, err = toolkit.run("hello")
+    assert code == 7
+    assert "setting up" in err
+
+    (toolkit.workspace / ".mlflow/venv/stamp").unlink()  # as an interrupted set-up leaves it
+    code, _, err = toolkit.run("hello")
+    assert code == 7
+    assert "setting up" in err
+
+    toolkit.workspace.rename(toolkit.workspace.with_name("moved"))
+    toolkit.workspace = toolkit.workspace.with_name("moved")
+    code, _, err = toolkit.run("hello")
+    assert code == 7
+    assert "setting up" in err
+
+
+@pytest.mark.e2e
+def test_pip_does_it_where_uv_cannot_be_had(toolkit: Toolkit) -> None:
+    lock = toolkit.scripts / "uv.lock"
+    lock.write_text(re.sub(r"sha256:\w{8}", "sha256:00000000", lock.read_text()))
+    code, _, err = toolkit.run("hello")
+    assert code == 7
+    assert "uv cannot be had" in err
+
+
+@pytest.mark.e2e
+def test_what_does_not_match_its_hash_is_not_installed(toolkit: Toolkit) -> None:
+    lock = toolkit.scripts / "requirements.lock"
+    lock.write_text(re.sub(r"sha256:\w{8}", "sha256:00000000", lock.read_text()))
+    code, out, err = toolkit.run("hello")
+    assert (code, out) == (1, "")
+    assert "requirements.lock into .mlflow/venv (the reason is above); mend it" in err
+    assert not (toolkit.workspace / ".mlflow/venv/stamp").exists()
+
+
+@pytest.mark.e2e
+def test_two_at_once_make_it_once(toolkit: Toolkit) -> None:
+    first, second = toolkit.start("hello"), toolkit.start("hello")
+    ends = [process.communicate(timeout=120) for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [7, 7]
+    assert "".join(err for _, err in ends).count("setting up .mlflow/venv") == 1
+    assert sum("waiting for another set-up" in err for _, err in ends) <= 1
+
+
+def test_everything_that_is_missing_is_named_at_once(toolkit: Toolkit, tmp_path: Path) -> None:
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    for name in ("bash", "dirname", "grep", "cat", "cmp"):
+        (bare / name).symlink_to(str(shutil.which(name)))
+    (bare / "python3").write_text("#!/bin/sh\n[ $1 = --version ] && echo Python 3.6.15; exit 1\n")
+    (bare / "python3").chmod(0o755)
+    code, _, err = toolkit.run("hello", PATH=str(bare))
+    assert code == 1
+    assert [line.split(" (")[0].split("; ")[0] for line in err.splitlines()] == [
+        "mlflow: missing: Python 3.10 or newer",
+        "mlflow: missing: GNU make 3.81 or newer",
+        "mlflow: missing: git",
+    ]
+    assert "Python 3.6.15" in err
+    assert not (toolkit.workspace / ".mlflow").exists()
+
+
+def test_a_python_that_does_not_run_is_passed_over(toolkit: Toolkit, tmp_path: Path) -> None:
+    shims = tmp_path / "bin"
+    shims.mkdir()
+    for name in ("python3", "python3.13", "python3.12"):
+        (shims / name).write_text("#!/bin/sh\necho 'pyenv: command not found' >&2; exit 127\n")
+        (shims / name).chmod(0o755)
+    (shims / "python3.11").symlink_to(sys.executable)
+    script = f'source <(sed "/^unset/,\\$d" "{toolkit.scripts}/bootstrap.sh"); find_python'
+    env = {**os.environ, "PATH": f"{shims}:{os.environ['PATH']}"}
+    found = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=False)
+    assert found.stdout == f"{shims}/python3.11\n"
