@@ -1,0 +1,150 @@
+"""Reading `action.yaml` and substituting the user's overrides into it."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+ACTION = "action.yaml"
+RENDERED = Path(".mlflow/action.yaml")
+"""The copy that live.yaml calls as `ws:.mlflow/action.yaml`, relative to the workspace."""
+
+_EXPRESSION = re.compile(r"""\$\{\{(?:"[^"]*"|'[^']*'|(?!\}\}).)*\}\}""", re.DOTALL)
+_INPUT = re.compile(r"""("[^"]*"|'[^']*')|\binputs\.([A-Za-z_][A-Za-z_0-9]*)""")
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of the action: `default` is None where the caller has to give a value."""
+
+    name: str
+    description: str
+    default: str | None
+    line: int
+
+
+def compose(text: str) -> yaml.Node | None:
+    """Return the YAML node tree, which knows lines and keeps every scalar as it was written.
+
+    Raises:
+        yaml.YAMLError: the text is not YAML.
+    """
+    node: yaml.Node | None = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return node
+
+
+def entries(node: yaml.Node | None) -> dict[str, tuple[yaml.ScalarNode, yaml.Node]]:
+    """Return a mapping node's entries by key, with the nodes of key and value; empty for anything else."""
+    if not isinstance(node, yaml.MappingNode):
+        return {}
+    return {key.value: (key, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)}
+
+
+def find(node: yaml.Node | None, *path: str) -> yaml.Node | None:
+    """Return the node at a path of keys, or None."""
+    for key in path:
+        node = entries(node).get(key, (None, None))[1]
+    return node
+
+
+def read_inputs(text: str) -> dict[str, Input]:
+    """Return the inputs of an action by name, in the order of the file."""
+    found = {}
+    for name, (key, value) in entries(find(compose(text), "inputs")).items():
+        description, default = find(value, "descr"), find(value, "default")
+        found[name] = Input(
+            name,
+            description.value if description else "",
+            default.value if default else None,
+            key.start_mark.line + 1,
+        )
+    return found
+
+
+def literal(text: str) -> str:
+    r"""Return text as a string literal that neuro-flow's expressions and YAML read alike.
+
+    Whatever could mean something to either is written as `\xNN`, `\uNNNN` or `\UNNNNNNNN`: neuro-flow takes
+    Python's escapes, YAML's double quotes have the same ones.
+    """
+    pieces = []
+    for char in text:
+        code = ord(char)
+        if char.isascii() and (char.isalnum() or char in "-_./:=+@,"):
+            pieces.append(char)
+        elif code < 0x100:
+            pieces.append(f"\\x{code:02x}")
+        else:
+            pieces.append(f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+    return '"' + "".join(pieces) + '"'
+
+
+def render(text: str, overrides: dict[str, str]) -> str:
+    """Return the action's text with each overridden input replaced by its value.
+
+    Every `inputs.NAME` in an expression becomes the literal, so that the override wins over the caller's
+    `args`; the default becomes the value too, for readers and for callers that give none. All else stays
+    as it is, to the byte.
+
+    Raises:
+        KeyError: an override is not an input of the action.
+    """
+    root = compose(text)
+    edits: list[tuple[int, int, str]] = []
+
+    def in_expression(match: re.Match[str]) -> str:
+        if match[2] in overrides:
+            return literal(overrides[match[2]])
+        return match[0]
+
+    def edit_expressions(node: yaml.Node) -> None:
+        if isinstance(node, yaml.CollectionNode):
+            for item in node.value:
+                for child in item if isinstance(item, tuple) else (item,):
+                    edit_expressions(child)
+        elif isinstance(node, yaml.ScalarNode) and "${{" in node.value:
+            start, end = node.start_mark.index, node.end_mark.index
+            new = _EXPRESSION.sub(lambda whole: _INPUT.sub(in_expression, whole[0]), text[start:end])
+            edits.append((start, end, new))
+
+    job = find(root, "job")
+    if job is not None:
+        edit_expressions(job)
+    for name, value in overrides.items():
+        node = entries(find(root, "inputs"))[name][1]
+        # A default is never an expression, so text that looks like one cannot be written there.
+        default = '""' if re.search(r"\$\{\{|\$\[\[", value) else literal(value)
+        present = find(node, "default")
+        if present:
+            edits.append((present.start_mark.index, present.end_mark.index, default))
+        else:
+            start = node.start_mark
+            edits.append((start.index, start.index, f"default: {default}\n{' ' * start.column}"))
+    for start, end, new in sorted(edits, reverse=True):
+        text = text[:start] + new + text[end:]
+    return text
+
+
+def write_rendered(text: str, overrides: dict[str, str]) -> Path:
+    """Write the rendered action and return its path.
+
+    The file is for its owner only, and a reader or a crash never sees half of it.
+    """
+    rendered = render(text, overrides)
+    RENDERED.parent.mkdir(exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=RENDERED.parent, prefix=".action.")  # mode 0600
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(rendered)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(RENDERED)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return RENDERED

@@ -1,0 +1,147 @@
+"""What the toolkit says and how it ends: results on stdout, everything else on stderr, fixed exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+MISTAKE, UNREACHABLE, BUG, INTERRUPTED = 1, 2, 3, 130
+"""Exit codes: the user's input or the platform's state; no platform or no login; a bug; ^C."""
+
+BUG_LOG = Path(".mlflow/bug.log")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong (or, with `warning`, risky), said so that the reader knows what to do next."""
+
+    what: str
+    fix: str
+    source: str = ""
+    warning: bool = False
+
+    def __str__(self) -> str:
+        where = f"{self.source}: " if self.source else ""
+        return f"{where}{self.what}; {self.fix}"
+
+
+class Failure(Exception):
+    """Ends the command: `problems` are said, one line each, and `code` is its exit code."""
+
+    def __init__(self, *problems: Problem | str, code: int = MISTAKE) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = problems
+        self.code = code
+
+
+def colourful() -> bool:
+    """Tell whether stderr is a terminal that wants colours and changing lines."""
+    return sys.stderr.isatty() and not ({"NO_COLOR", "CI"} & os.environ.keys())
+
+
+def say(text: str) -> None:
+    """Print a line of progress on stderr."""
+    print(f"mlflow: {text}", file=sys.stderr, flush=True)
+
+
+def complain(problems: Iterable[Problem | str]) -> None:
+    """Print each problem as one line on stderr."""
+    for problem in problems:
+        kind = "warning" if isinstance(problem, Problem) and problem.warning else "error"
+        if colourful():
+            kind = f"\033[{'33' if kind == 'warning' else '31'}m{kind}\033[0m"
+        say(f"{kind}: {problem}")
+
+
+class Waiting:
+    """Says what is waited for and for how long: a changing line on a terminal, else a line now and then."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.started = time.monotonic()
+        self._next = 2.0  # seconds; shorter waits are not worth a word
+
+    def tick(self, detail: str = "") -> float:
+        """Call often; returns the seconds waited so far."""
+        waited = time.monotonic() - self.started
+        if waited >= self._next:
+            text = f"waiting for {self.what} ({waited:.0f} s){': ' + detail if detail else ''}"
+            if colourful():
+                print(f"\r\033[Kmlflow: {text}", end="", file=sys.stderr, flush=True)
+                self._next = waited + 0.5
+            else:
+                say(text)
+                self._next = waited * 2
+        return waited
+
+    def done(self) -> None:
+        """Take the changing line off the terminal again."""
+        if colourful():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def waiting_for(what: str) -> Iterator[Waiting]:
+    """Yield a `Waiting` that leaves no changing line behind."""
+    waiting = Waiting(what)
+    try:
+        yield waiting
+    finally:
+        waiting.done()
+
+
+_UNITS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+def parse_duration(text: str) -> int:
+    """Return the seconds in `1d2h3m`-like text, the notation that neuro-flow takes for a life span.
+
+    Raises:
+        ValueError: the text is not of that form.
+    """
+    match = re.fullmatch(r"(?=.)" + "".join(rf"(?:(\d+){unit})?" for unit in _UNITS), text)
+    if not match:
+        raise ValueError(f"{text!r} is not a duration like 10d, 1d2h or 30m")
+    return sum(int(number or 0) * size for number, size in zip(match.groups(), _UNITS.values(), strict=True))
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in its two largest units, such as `9d23h` or `45s`."""
+    parts, rest = [], max(0, int(seconds))
+    for unit, size in _UNITS.items():
+        if unit != "w" and rest >= size:
+            parts.append(f"{rest // size}{unit}")
+            rest %= size
+    return "".join(parts[:2]) or "0s"
+
+
+def run(command: Callable[[], int | None]) -> NoReturn:
+    """Run a target's function and exit as the fixed codes say; whatever it raises becomes one line."""
+    try:
+        sys.exit(command())
+    except Failure as failure:
+        complain(failure.problems)
+        sys.exit(failure.code)
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(MISTAKE)
+    except Exception as error:
+        BUG_LOG.parent.mkdir(exist_ok=True)
+        BUG_LOG.touch(0o600)
+        with BUG_LOG.open("a") as log:
+            log.write(f"{time.strftime('%F %T')} {sys.argv}\n{traceback.format_exc()}\n")
+        complain(
+            [f"this is a bug: {type(error).__name__}: {error}; please report it with {BUG_LOG.resolve()}"]
+        )
+        sys.exit(BUG)

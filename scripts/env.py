@@ -1,0 +1,25 @@
+"""mlflow-env: print the lines that point an MLflow client of this shell at the server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import console
+import server
+from flow import open_flow, require_job
+from settings import Settings, load
+
+
+async def env(settings: Settings) -> None:
+    """Print `export …` lines for `eval`."""
+    async with open_flow(settings) as flow:
+        print("\n".join(server.exports(flow, require_job(flow))))
+
+
+def main() -> None:
+    """Run the target."""
+    asyncio.run(env(load()))
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,38 @@
+"""mlflow-extend BY=2d: lengthen the running job's life span."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import console
+from console import Failure, Problem, format_duration, parse_duration, say
+from flow import open_flow, require_job, time_left
+from settings import Settings, load
+
+
+async def extend(settings: Settings, by: int) -> None:
+    """Lengthen the life span by a number of seconds, cut to whole minutes as the platform does."""
+    async with open_flow(settings) as flow:
+        job = require_job(flow)
+        await flow.client.jobs.bump_life_span(job.id, by)
+        left = time_left(await flow.client.jobs.status(job.id))
+        say(f"job {job.id} ends in {format_duration(left) if left is not None else 'no limit'}")
+
+
+def main() -> None:
+    """Run the target."""
+    settings = load()
+    by = os.environ.get("BY", "")
+    try:
+        seconds = parse_duration(by)
+    except ValueError:
+        seconds = 0
+    if seconds < 60:
+        usage = f"say by how much, at least a minute: `{settings.make('mlflow-extend')} BY=2d`"
+        raise Failure(Problem(f"BY is {by!r}", usage, "make command line"))
+    asyncio.run(extend(settings, seconds))
+
+
+if __name__ == "__main__":
+    console.run(main)

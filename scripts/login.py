@@ -1,0 +1,89 @@
+"""Choosing the platform: the user's own login, or the embedded platform's. Nothing else differs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from console import Failure, Problem
+from local_platform import client as local
+from settings import TOOLKIT_DIR, Settings
+
+STATE = Path(".mlflow/local")
+
+
+@dataclass(frozen=True)
+class Login:
+    """How to reach a platform."""
+
+    environment: dict[str, str]
+    """What a child process needs beside our own environment."""
+    config: Path | None
+    """The folder of the stored login, None for the SDK's own choice."""
+    apolo: str
+    """The `apolo` command of this login, for a shell."""
+    neuro_flow: str
+    """The `neuro-flow` command of this login, for a shell."""
+    storage: str
+    """Where the files of `storage:` are, in words; empty on a real platform."""
+    browser_link: Callable[[str], str]
+    """Turns a job's URL into one that a browser gets in with."""
+    release: Callable[[], None]
+    """Ends what only served this login; call it when no job is active."""
+
+
+def log_in(settings: Settings, *, will_run: bool = False) -> Login:
+    """Return the login of the chosen platform; `will_run` makes ready what a job needs.
+
+    Raises:
+        Failure: the embedded platform does not start, or MLflow cannot be installed for it.
+    """
+    if settings.platform != "local":
+        return Login(
+            {"NEURO_CLI_DISABLE_PYPI_VERSION_CHECK": "1"},
+            None,
+            "apolo",
+            "neuro-flow",
+            "",
+            lambda url: url,
+            lambda: None,
+        )
+    if will_run:
+        lock = TOOLKIT_DIR / "local_platform" / "mlflow.lock"
+        bootstrap = ["bash", str(TOOLKIT_DIR / "bootstrap.sh"), "--venv", "venv-mlflow", str(lock)]
+        if subprocess.run(bootstrap, check=False).returncode:
+            raise Failure(Problem("MLflow could not be installed for the local platform", "see above"))
+    state = STATE.absolute()
+    try:
+        login = local.start(state)
+    except local.PlatformError as error:
+        raise Failure(
+            Problem(f"the local platform does not start: {error}", f"its log is {STATE}/platform.log")
+        ) from None
+    return Login(
+        login.environment,
+        Path(login.environment["APOLO_CONFIG"]),
+        f"{STATE}/bin/apolo",
+        f"{STATE}/bin/neuro-flow",
+        f"{STATE}/storage",
+        lambda url: local.browser_link(login, url),
+        lambda: local.stop(state),
+    )
+
+
+def child_environment(login: Login, settings: Settings) -> dict[str, str]:
+    """Return the environment for neuro-flow: ours, the login's, and its own commands first on PATH.
+
+    neuro-flow finds `apolo` on PATH, and browses only where it is told to: `BROWSER=true` keeps it from
+    opening, or blocking on, a browser of its own choice.
+    """
+    folders = [str(Path(".mlflow/venv/bin").absolute()), os.environ.get("PATH", "")]
+    if os.sep in settings.flow_cli:
+        folders.insert(0, str(Path(settings.flow_cli).absolute().parent))
+    own = {"PATH": os.pathsep.join(folders), "COLUMNS": "200", "NO_COLOR": "1"}
+    if settings.inputs["browse"].value.lower() != "true":
+        own["BROWSER"] = "true"
+    return {**os.environ, **login.environment, **own}

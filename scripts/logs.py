@@ -1,0 +1,34 @@
+"""mlflow-logs: follow the server's log; MLFLOW_FOLLOW=no prints what is there and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import console
+from console import say
+from flow import open_flow, require_job
+from settings import Settings, load
+
+
+async def logs(settings: Settings, *, follow: bool) -> None:
+    """Print the log of the running server, or of the last one."""
+    async with open_flow(settings) as flow:
+        job = flow.job or await flow.find(ended=True) or require_job(flow)
+        if job.status.is_finished:
+            say(f"no server is running; this is the log of job {job.id}, {job.status} {job.history.reason}")
+        async for chunk in flow.log(job, follow=follow):
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+
+
+def main() -> None:
+    """Run the target."""
+    asyncio.run(
+        logs(load(), follow=os.environ.get("MLFLOW_FOLLOW", "yes").lower() not in ("no", "false", "0"))
+    )
+
+
+if __name__ == "__main__":
+    console.run(main)

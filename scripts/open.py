@@ -1,0 +1,28 @@
+"""mlflow-open: open the UI in the browser."""
+
+from __future__ import annotations
+
+import asyncio
+import webbrowser
+
+import console
+from console import Failure, Problem
+from flow import open_flow, require_job
+from settings import Settings, load
+
+
+async def link(settings: Settings) -> str:
+    """Return the link that a browser gets in with."""
+    async with open_flow(settings) as flow:
+        return flow.login.browser_link(str(require_job(flow).http_url))
+
+
+def main() -> None:
+    """Run the target."""
+    url = asyncio.run(link(load()))
+    if not webbrowser.open(url):
+        raise Failure(Problem("no browser could be started", f"open this address yourself: {url}"))
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,42 @@
+"""mlflow-status: state, address, age, time left; exit 0 only when the server serves."""
+
+from __future__ import annotations
+
+import asyncio
+
+import console
+import server
+from console import MISTAKE, format_duration
+from flow import age, open_flow, time_left
+from settings import Settings, load
+
+
+async def status(settings: Settings) -> int:
+    """Print the state and return the exit code."""
+    async with open_flow(settings) as flow:
+        job = flow.job or await flow.find(ended=True)
+        if job is None or flow.job is None:
+            print("state     not running")
+            if job:
+                ended = f"{job.status} {job.history.reason}".strip()
+                print(f"last      job {job.id}, {ended} at {job.history.finished_at:%F %H:%M} UTC")
+            print(f"start     {settings.make('mlflow-up')}")
+            return MISTAKE
+        trouble = await server.probe(flow, job) if job.status.is_running else job.history.description
+        serves = job.status.is_running and not trouble
+        left = time_left(job)
+        print(f"state     {'serving' if serves else f'{job.status}, not serving: {trouble}'}")
+        print(f"job       {job.id}")
+        print(f"address   {job.http_url}")
+        print(f"age       {format_duration(age(job))}")
+        print(f"ends in   {format_duration(left) if left is not None else 'no limit'}")
+        return 0 if serves else MISTAKE
+
+
+def main() -> int:
+    """Run the target."""
+    return asyncio.run(status(load()))
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,119 @@
+"""mlflow-up: check, render, start or find the server, wait until it answers, and say where it is."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import action
+import check
+import console
+import server
+from console import Failure, Problem, complain, format_duration, say
+from flow import Flow, Job, open_flow
+from settings import JOB, Settings, load
+
+
+async def start(flow: Flow) -> Job:
+    """Submit the server's job and return it.
+
+    Raises:
+        Failure: neuro-flow cannot evaluate or start it, or it ended at once.
+    """
+    submission = await flow.evaluate()
+    await flow.make_folders(submission)
+    say(f"starting the server: neuro-flow run {JOB}")
+    await flow.neuro_flow("run", JOB)
+    job = await flow.find()
+    if job is None:
+        await died(flow, await flow.find(ended=True))
+    assert job is not None
+    return job
+
+
+async def died(flow: Flow, job: Job | None) -> None:
+    """Raise the failure that shows the last lines of the log."""
+    reason = "it never started"
+    if job:
+        print(await flow.log_tail(job), file=sys.stderr)
+        reason = f"job {job.id} {job.status}: {job.history.reason} {job.history.description}".strip()
+        if job.history.exit_code:
+            reason += f", exit code {job.history.exit_code}"
+    raise Failure(
+        Problem(
+            f"the server ended while starting ({reason})",
+            "its last lines are above; no job is left; correct the setting they name and run the same again",
+        )
+    )
+
+
+async def wait(flow: Flow, job: Job) -> Job:
+    """Wait until the server answers, and return its job as it is then.
+
+    Raises:
+        Failure: it ended, or the time limit has passed.
+    """
+    make, limit = flow.settings.make, flow.settings.timeout
+    with console.waiting_for("the server to answer") as waiting:
+        while True:
+            job = await flow.client.jobs.status(job.id)
+            if job.status.is_finished:
+                waiting.done()
+                await died(flow, job)
+            trouble = await server.probe(flow, job) if job.status.is_running else ""
+            if job.status.is_running and not trouble:
+                return job
+            state = trouble or f"{job.status} {job.history.reason} {job.history.description}".strip()
+            if waiting.tick(state) > limit:
+                break
+            await asyncio.sleep(0.3)
+    if job.status.is_running:
+        print(await flow.log_tail(job), file=sys.stderr)
+        fix = f"see `{make('mlflow-logs')}`; it is left running: `{make('mlflow-down')}` stops it"
+    else:
+        fix = f"the job is left waiting for resources; choose another preset or `{make('mlflow-down')}`"
+    raise Failure(
+        Problem(f"no server after {format_duration(limit)}: {state}", f"{fix}; MLFLOW_TIMEOUT is the limit")
+    )
+
+
+async def up(settings: Settings) -> None:
+    """Start or find the server, and print where it is."""
+    async with open_flow(settings, will_run=True) as flow:
+        found = flow.job is not None
+        try:
+            job = flow.job or await start(flow)
+            job = await wait(flow, job)
+        except asyncio.CancelledError:
+            say(f"a job that has been started keeps running; `{settings.make('mlflow-down')}` stops it")
+            raise
+        print(f"MLflow {'was running already' if found else 'is up'}: {job.http_url}")
+        print(server.describe(flow, job))
+        warn_unprotected(settings, job)
+
+
+def warn_unprotected(settings: Settings, job: Job) -> None:
+    """Say plainly that a server without authentication is open to whoever knows its address."""
+    if settings.platform == "neuro" and not (job.container.http and job.container.http.requires_auth):
+        complain(
+            [
+                Problem(
+                    "whoever knows the address can read, change and delete every run",
+                    "MLFLOW_HTTP_AUTH=True lets only users of the platform in",
+                    settings.inputs["http_auth"].source,
+                    warning=True,
+                )
+            ]
+        )
+
+
+def main() -> None:
+    """Run the target."""
+    settings = load()
+    check.require(settings)
+    action.write_rendered(settings.action_text, settings.overrides)
+    asyncio.run(up(settings))
+
+
+if __name__ == "__main__":
+    console.run(main)
