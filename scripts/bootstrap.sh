@@ -34,7 +34,7 @@ check_tools() { # sets $python; names everything that is missing at once
   elif ! "$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then
     missing+=("the venv module of $python; on Debian and Ubuntu: apt install python3-venv")
   fi
-  make --version 2>/dev/null | grep -q 'GNU Make' || missing+=("GNU make 3.81 or newer; get it from your package manager")
+  [[ $(make --version 2>/dev/null) == *"GNU Make"* ]] || missing+=("GNU make 3.81 or newer; get it from your package manager")
   git --version >/dev/null 2>&1 || missing+=("git; get it from git-scm.com or your package manager")
   [ ${#missing[@]} -eq 0 ] && return
   for tool in "${missing[@]}"; do say "missing: $tool"; done

@@ -97,14 +97,15 @@ def problems(settings: Settings) -> list[Problem]:
     for setting in settings.all.values():
         if "\0" in setting.value:
             found.append(Problem(f"{setting.name} holds a NUL", "no program can take that", setting.source))
-        elif not _is_expression(setting) and (fix := CHECKS.get(setting.name, lambda _: "")(setting.value)):
+        elif fix := _fix(setting):
             found.append(Problem(f"{setting.name} is {setting.shown!r}", fix, setting.source))
     return found + _flow_problems(settings)
 
 
-def _is_expression(setting: Setting) -> bool:
-    """Tell whether only neuro-flow can say what the value is."""
-    return setting.layer == LIVE and "${{" in setting.value
+def _fix(setting: Setting) -> str:
+    if setting.name not in CHECKS or (setting.layer == LIVE and "${{" in setting.value):
+        return ""  # only neuro-flow can say what an expression is
+    return CHECKS[setting.name](setting.value)
 
 
 def _flow_problems(settings: Settings) -> list[Problem]:

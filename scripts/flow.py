@@ -18,7 +18,7 @@ import sh
 import action
 import console
 from console import UNREACHABLE, Failure, Problem
-from login import Login, child_environment, log_in
+from login import VENV_BIN, Login, child_environment, log_in
 from settings import JOB, Settings, flow_dir, live_file, redact
 
 CONNECT_TIMEOUT = 12
@@ -65,11 +65,12 @@ def parse_dry_run(line: str) -> Submission:
 @contextlib.contextmanager
 def platform_errors(settings: Settings) -> Iterator[None]:
     """Turn what the SDK raises where there is no login or no platform into one line and exit code 2."""
-    again = "log in with `neuro login`, or try it on this machine: `make mlflow-up MLFLOW_PLATFORM=local`"
+    again = f"`{VENV_BIN}/neuro login` logs in; `make mlflow-up MLFLOW_PLATFORM=local` needs no login"
     try:
         yield
     except apolo_sdk.ConfigError as error:
-        raise Failure(Problem(f"not logged in ({error})", again), code=UNREACHABLE) from None
+        reason = "not logged in to the platform" if "does not exist" in str(error) else f"no login: {error}"
+        raise Failure(Problem(reason, again), code=UNREACHABLE) from None
     except apolo_sdk.AuthError as error:
         raise Failure(Problem(f"the platform refuses the login: {error}", again), code=UNREACHABLE) from None
     except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError) as error:
@@ -126,7 +127,7 @@ class Flow:
         Raises:
             Failure: it ended with another exit code than 0; its last words are in the message.
         """
-        name = self.settings.flow_cli or str(Path(".mlflow/venv/bin/neuro-flow").absolute())
+        name = self.settings.flow_cli or str(VENV_BIN.absolute() / "neuro-flow")
         environment = child_environment(self.login, self.settings)
         try:
             command = sh.Command(name)

@@ -12,6 +12,7 @@ from console import Failure, Problem
 from local_platform import client as local
 from settings import TOOLKIT_DIR, Settings
 
+VENV_BIN = Path(".mlflow/venv/bin")
 STATE = Path(".mlflow/local")
 
 
@@ -24,9 +25,9 @@ class Login:
     config: Path | None
     """The folder of the stored login, None for the SDK's own choice."""
     apolo: str
-    """The `apolo` command of this login, for a shell."""
+    """The path of the `apolo` command of this login."""
     neuro_flow: str
-    """The `neuro-flow` command of this login, for a shell."""
+    """The `neuro-flow` command of this login, as a user types it."""
     storage: str
     """Where the files of `storage:` are, in words; empty on a real platform."""
     browser_link: Callable[[str], str]
@@ -45,7 +46,7 @@ def log_in(settings: Settings, *, will_run: bool = False) -> Login:
         return Login(
             {"NEURO_CLI_DISABLE_PYPI_VERSION_CHECK": "1"},
             None,
-            "apolo",
+            str(VENV_BIN.absolute() / "apolo"),
             "neuro-flow",
             "",
             lambda url: url,
@@ -66,7 +67,7 @@ def log_in(settings: Settings, *, will_run: bool = False) -> Login:
     return Login(
         login.environment,
         Path(login.environment["APOLO_CONFIG"]),
-        f"{STATE}/bin/apolo",
+        f"{state}/bin/apolo",
         f"{STATE}/bin/neuro-flow",
         f"{STATE}/storage",
         lambda url: local.browser_link(login, url),
@@ -80,7 +81,7 @@ def child_environment(login: Login, settings: Settings) -> dict[str, str]:
     neuro-flow finds `apolo` on PATH, and browses only where it is told to: `BROWSER=true` keeps it from
     opening, or blocking on, a browser of its own choice.
     """
-    folders = [str(Path(".mlflow/venv/bin").absolute()), os.environ.get("PATH", "")]
+    folders = [str(VENV_BIN.absolute()), os.environ.get("PATH", "")]
     if os.sep in settings.flow_cli:
         folders.insert(0, str(Path(settings.flow_cli).absolute().parent))
     own = {"PATH": os.pathsep.join(folders), "COLUMNS": "200", "NO_COLOR": "1"}

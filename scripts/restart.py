@@ -7,9 +7,18 @@ import asyncio
 import action
 import check
 import console
-from down import down
-from settings import load
-from up import up
+from flow import open_flow
+from settings import Settings, load
+from up import bring_up
+
+
+async def restart(settings: Settings) -> None:
+    """Stop the server if it runs, and start it."""
+    async with open_flow(settings, will_run=True) as flow:
+        if flow.job:
+            await flow.stop(flow.job)
+            flow.job = None
+        await bring_up(flow)
 
 
 def main() -> None:
@@ -17,8 +26,7 @@ def main() -> None:
     settings = load()
     check.require(settings)
     action.write_rendered(settings.action_text, settings.overrides)
-    asyncio.run(down(settings))
-    asyncio.run(up(settings))
+    asyncio.run(restart(settings))
 
 
 if __name__ == "__main__":

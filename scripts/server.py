@@ -58,7 +58,7 @@ def exports(flow: Flow, job: Job) -> list[str]:
     """Return the shell lines that point an MLflow client at the server; a token is fetched, never written."""
     lines = [f"export MLFLOW_TRACKING_URI={shlex.quote(str(job.http_url).rstrip('/'))}"]
     if job.container.http and job.container.http.requires_auth:
-        lines.append(f'export MLFLOW_TRACKING_TOKEN="$({flow.login.apolo} config show-token)"')
+        lines.append(f'export MLFLOW_TRACKING_TOKEN="$({shlex.quote(flow.login.apolo)} config show-token)"')
     return lines
 
 
@@ -72,7 +72,8 @@ def describe(flow: Flow, job: Job) -> str:
         ("access", "users of the platform" if protected else "whoever knows the address"),
         ("this shell", f'eval "$({make("-s mlflow-env")})"    which means'),
         *[("", line) for line in exports(flow, job)],
-        ("jobs of this flow", "MLFLOW_TRACKING_URI: " + inspected_uri(job)),
+        ("jobs of this flow", f"MLFLOW_TRACKING_URI: {inspected_uri(job)}"),
+        ("", f"started with: {flow.login.neuro_flow} run JOB"),
         ("runs", redact(env.get("MLFLOW_BACKEND_STORE_URI", "")) or "on the volume of the artifacts"),
         ("artifacts", env.get("MLFLOW_ARTIFACTS_DESTINATION", "")),
     ]

@@ -208,7 +208,7 @@ def _read_live_args(path: Path, problems: list[Problem]) -> dict[str, Setting]:
 def _command_line() -> dict[str, str]:
     """Return the variables of make's command line as the user wrote them.
 
-    make hands them on in MAKEFLAGS after ` -- `: a backslash before each blank and backslash, each `$` doubled.
+    make hands them on in MAKEFLAGS after ` -- `: blanks and backslashes with a backslash, each `$` doubled.
     """
     flags = os.environ.get("MAKEFLAGS", "")
     _, marker, words = (" " + flags).partition(" -- ")

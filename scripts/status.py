@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import action
 import console
 import server
 from console import MISTAKE, format_duration
+from drift import drift
 from flow import age, open_flow, time_left
 from settings import Settings, load
 
@@ -30,12 +32,16 @@ async def status(settings: Settings) -> int:
         print(f"address   {job.http_url}")
         print(f"age       {format_duration(age(job))}")
         print(f"ends in   {format_duration(left) if left is not None else 'no limit'}")
+        changed = await drift(flow, job)
+        print(f"settings  {'as today' if not changed else 'other than today: ' + '; '.join(changed)}")
         return 0 if serves else MISTAKE
 
 
 def main() -> int:
     """Run the target."""
-    return asyncio.run(status(load()))
+    settings = load()
+    action.write_rendered(settings.action_text, settings.overrides)  # today's, to compare with
+    return asyncio.run(status(settings))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import check
 import console
 import server
 from console import Failure, Problem, complain, format_duration, say
+from drift import drift
 from flow import Flow, Job, open_flow
 from settings import JOB, Settings, load
 
@@ -77,19 +78,26 @@ async def wait(flow: Flow, job: Job) -> Job:
     )
 
 
-async def up(settings: Settings) -> None:
+async def bring_up(flow: Flow) -> None:
     """Start or find the server, and print where it is."""
+    settings, found = flow.settings, flow.job is not None
+    try:
+        job = await wait(flow, flow.job or await start(flow))
+    except asyncio.CancelledError:
+        say(f"a job that has been started keeps running; `{settings.make('mlflow-down')}` stops it")
+        raise
+    print(f"MLflow {'was running already' if found else 'is up'}: {job.http_url}")
+    print(server.describe(flow, job))
+    if found and (differences := await drift(flow, job)):
+        say("it runs with other settings than today's: " + "; ".join(differences))
+        say(f"`{settings.make('mlflow-restart')}` applies them")
+    warn_unprotected(settings, job)
+
+
+async def up(settings: Settings) -> None:
+    """Run the target on the chosen platform."""
     async with open_flow(settings, will_run=True) as flow:
-        found = flow.job is not None
-        try:
-            job = flow.job or await start(flow)
-            job = await wait(flow, job)
-        except asyncio.CancelledError:
-            say(f"a job that has been started keeps running; `{settings.make('mlflow-down')}` stops it")
-            raise
-        print(f"MLflow {'was running already' if found else 'is up'}: {job.http_url}")
-        print(server.describe(flow, job))
-        warn_unprotected(settings, job)
+        await bring_up(flow)
 
 
 def warn_unprotected(settings: Settings, job: Job) -> None:

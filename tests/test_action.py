@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import action
-from conftest import ROOT
+from tests.conftest import ROOT
 
 TEXT = (ROOT / "action.yaml").read_text(encoding="utf-8")
 INPUTS = action.read_inputs(TEXT)
@@ -93,7 +93,8 @@ def test_awkward_values_keep_the_file_valid(value: str) -> None:
 
 
 def test_text_in_a_string_of_an_expression_is_left_alone() -> None:
-    text = 'inputs:\n  a:\n    descr: x\njob:\n  env: >-\n    ${{ {\'inputs.a\': inputs.a, "k": "}} inputs.a"} }}\n'
+    job = '${{ {\'inputs.a\': inputs.a, "k": "}} inputs.a"} }}'
+    text = f"inputs:\n  a:\n    descr: x\njob:\n  env: >-\n    {job}\n"
     assert '{\'inputs.a\': "v", "k": "}} inputs.a"}' in action.render(text, {"a": "v"})
 
 

@@ -11,8 +11,8 @@ import flow
 
 def test_dry_run_line() -> None:
     found = flow.parse_dry_run(
-        "apolo run --name=x --http-port=5000 --no-http-auth --env=A=b=c '--env=B=d e\nf' --volume=storage:a:/a:rw"
-        " --tag=t --life-span=60s image:1 -- python3 -uc 'print(1)'"
+        "apolo run --name=x --http-port=5000 --no-http-auth --env=A=b=c '--env=B=d e\nf'"
+        " --volume=storage:a:/a:rw --tag=t --life-span=60s image:1 -- python3 -uc 'print(1)'"
     )
     assert found.options == {"name": "x", "http-port": "5000", "no-http-auth": "", "life-span": "60s"}
     assert found.env == {"A": "b=c", "B": "d e\nf"}

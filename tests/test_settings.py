@@ -10,7 +10,7 @@ import pytest
 
 import action
 import settings
-from conftest import ROOT
+from tests.conftest import ROOT
 
 
 def test_settings_are_the_inputs_and_the_toolkits_own(workspace: Path) -> None:

@@ -1,0 +1,174 @@
+"""Every other target, and what goes wrong, on one server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import urllib.request
+
+import pytest
+
+from .conftest import Clone
+
+pytestmark = pytest.mark.e2e
+
+
+def test_status(served: Clone) -> None:
+    out, _ = served.local("mlflow-status")
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert lines["state"] == "serving"
+    assert lines["settings"] == "as today"
+    assert lines["ends"].split() == ["in", "9d23h"]
+
+
+def test_settings_that_differ_from_the_running_server(served: Clone) -> None:
+    changed = ["MLFLOW_PORT=5001", 'MLFLOW_ENVS={"A": "b"}', "MLFLOW_LIFE_SPAN=20d"]
+    _, err = served.local("mlflow-up", *changed)
+    for change in ("port: 5000 → 5001", 'envs: {} → {"A": "b"}', "make mlflow-restart"):
+        assert change in err
+    assert "life_span" in err
+    out, _ = served.local("mlflow-status", "MLFLOW_HTTP_AUTH=true")
+    assert "http_auth: False → True" in out
+    assert "port" not in out
+
+
+def test_extend(served: Clone) -> None:
+    _, err = served.local("mlflow-extend", "BY=3d")
+    assert re.search(r"ends in 12d23h", err)
+    _, err = served.local("mlflow-extend", code=1)
+    assert "BY is ''" in err
+    _, err = served.local("mlflow-extend", "BY=30s", code=1)
+    assert "at least a minute" in err
+
+
+def test_logs(served: Clone) -> None:
+    out, _ = served.local("mlflow-logs", "MLFLOW_FOLLOW=no")
+    assert "Application startup complete" in out
+    process = served.start("mlflow-logs", "MLFLOW_PLATFORM=local")
+    assert process.stdout
+    for line in process.stdout:
+        if "Application startup complete" in line:
+            break
+    assert process.poll() is None
+    os.killpg(process.pid, 2)
+    _, err = process.communicate(timeout=30)
+    assert "Traceback" not in err
+
+
+def test_env_points_a_client_at_the_server(served: Clone) -> None:
+    shell = 'eval "$(make -s mlflow-env MLFLOW_PLATFORM=local)" && printf %s "$MLFLOW_TRACKING_URI"'
+    run = subprocess.run(
+        ["bash", "-c", shell], cwd=served.path, env=served.env, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == served.up()
+
+
+def test_a_job_of_the_same_flow_trains_against_it(served: Clone) -> None:
+    flow = [f"{served.state}/bin/neuro-flow", "run", "train"]
+    run = subprocess.run(
+        flow, cwd=served.path, env=served.env, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = re.search(r"run (\w{32}) accuracy ([\d.]+)", run.stdout)
+    assert found
+    assert float(found[2]) > 0.8
+    read = """
+import sys, mlflow
+client = mlflow.MlflowClient()
+run = client.get_run(sys.argv[1])
+print(len(client.get_metric_history(sys.argv[1], "accuracy")), run.data.params["model"],
+      [a.path for a in client.list_artifacts(sys.argv[1])], client.get_model_version("iris", "1").status)
+"""
+    url = served.up()
+    assert (
+        served.python(read, found[1], MLFLOW_TRACKING_URI=url)
+        == "20 SGDClassifier ['coefficients.txt'] READY\n"
+    )
+
+
+def test_another_flow_command(served: Clone) -> None:
+    own = served.path / ".mlflow/venv/bin/apolo-flow"
+    out, _ = served.local("mlflow-status", f"MLFLOW_FLOW_CLI={own}")
+    assert "as today" in out
+    _, err = served.local("mlflow-status", "MLFLOW_FLOW_CLI=no-such-flow", code=1)
+    assert "make command line: there is no command no-such-flow; install it or correct flow_cli" in err
+
+
+def test_restart_applies_new_settings(clone: Clone) -> None:
+    clone.local("mlflow-restart")  # nothing runs: it only starts
+    out, err = clone.local("mlflow-restart", 'MLFLOW_ENVS={"MLFLOW_WORKERS": "1"}')
+    assert "MLflow is up" in out
+    _, err = clone.local("mlflow-restart", "MLFLOW_PORT=none", code=1)
+    assert "port is 'none'" in err
+    clone.local("mlflow-status", 'MLFLOW_ENVS={"MLFLOW_WORKERS": "1"}')
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (["MLFLOW_PORT=x", "MLFLOW_MODE=y"], ["port is 'x'", "mode is 'y'"]),
+        (["MLFLOW_PLATFORM=mars"], ["platform is 'mars'"]),
+    ],
+)
+def test_a_wrong_setting_starts_nothing(clone: Clone, words: list[str], messages: list[str]) -> None:
+    _, err = clone.local("mlflow-up", *words, code=1)
+    for message in messages:
+        assert f"mlflow: error: make command line: {message}" in err
+    assert not clone.state.exists()
+    assert not (clone.path / ".mlflow/action.yaml").exists()
+
+
+def test_what_the_platform_refuses(clone: Clone) -> None:
+    for word, message in (
+        ("MLFLOW_PRESET=gpu-huge", "gpu-huge"),
+        ("MLFLOW_IMAGE=example.org/none:1", "example.org/none:1"),
+        ("MLFLOW_EXTRA_PARAMS=--no-such-option", "No such option"),
+    ):
+        _, err = clone.local("mlflow-up", word, code=1)
+        assert message in err
+        assert "Traceback" not in err
+        out, _ = clone.local("mlflow-status", code=1)
+        assert out.startswith("state     not running\n")
+
+
+def test_no_login_and_no_platform(clone: Clone) -> None:
+    for target in ("mlflow-up", "mlflow-down", "mlflow-status", "mlflow-logs", "mlflow-env", "mlflow-open"):
+        out, err = clone.make(target, code=2)
+        assert out == ""
+        assert ".mlflow/venv/bin/neuro login` logs in" in err
+        assert "MLFLOW_PLATFORM=local" in err
+
+
+def test_targets_that_need_no_login(clone: Clone) -> None:
+    out, err = clone.make("mlflow-render", "MLFLOW_PORT=7000")
+    assert out == ".mlflow/action.yaml\n"
+    assert 'default: "7000"' in (clone.path / out.strip()).read_text()
+    out, _ = clone.make(
+        "mlflow-config", "MLFLOW_FORMAT=json", MLFLOW_BACKEND_STORE_URI="postgresql://me:pw@h/db"
+    )
+    assert json.loads(out)["backend_store_uri"] == {
+        "value": "postgresql://me:***@h/db",
+        "source": "environment MLFLOW_BACKEND_STORE_URI",
+    }
+    out, _ = clone.make("mlflow-config")
+    assert re.search(r"(?m)^port +5000 +action.yaml:\d+$", out)
+    _, err = clone.make("mlflow-check")
+    assert err == "mlflow: no problem found\n"
+    for target in ("help", "mlflow-help"):
+        out, _ = clone.make(target, MLFLOW_PORT="7000")
+        assert re.search(r"(?m)^  MLFLOW_PORT +7000  \[environment MLFLOW_PORT\]$", out)
+        assert "make mlflow-up" in out
+
+
+def test_a_fresh_clone_sets_itself_up(tmp_path_factory: pytest.TempPathFactory) -> None:
+    fresh = Clone(tmp_path_factory.mktemp("fresh"), set_up=False)
+    try:
+        out, err = fresh.local("mlflow-up")
+        assert err.count("setting up") == 2
+        url = out.splitlines()[0].rpartition(" ")[2]
+        with urllib.request.urlopen(f"{url}/version") as answer:
+            assert answer.read() == b"3.17.2"
+    finally:
+        fresh.end()
