@@ -19,7 +19,7 @@ import action
 import console
 from console import UNREACHABLE, Failure, Problem
 from login import VENV_BIN, Login, child_environment, log_in
-from settings import JOB, Settings, flow_dir, live_file, redact
+from settings import JOB, TOOLKIT_DIR, Settings, flow_dir, live_file, redact
 
 CONNECT_TIMEOUT = 12
 """Seconds for the first answer of the platform: `make` has to say so within 15 that there is none."""
@@ -121,26 +121,28 @@ class Flow:
                 return job
         return None
 
-    async def neuro_flow(self, *words: str) -> str:
-        """Run a neuro-flow command and return what it printed.
+    async def neuro_flow(self, *words: str, **variables: str) -> str:
+        """Run a neuro-flow command and return what it printed; cancelling ends the command too.
 
         Raises:
             Failure: it ended with another exit code than 0; its last words are in the message.
         """
         name = self.settings.flow_cli or str(VENV_BIN.absolute() / "neuro-flow")
-        environment = child_environment(self.login, self.settings)
+        environment = {**child_environment(self.login, self.settings), **variables}
         try:
-            command = sh.Command(name)
+            command = sh.Command(name).bake(_env=environment, _tty_out=False, _err_to_out=True, _async=True)
         except sh.CommandNotFound:
             setting = self.settings.toolkit["flow_cli"]
             raise Failure(
                 Problem(f"there is no command {name}", "install it or correct flow_cli", setting.source)
             ) from None
+        running = command(*words)
         try:
-            # In a thread, so that ^C is seen while it runs
-            return str(
-                await asyncio.to_thread(command, *words, _env=environment, _tty_out=False, _err_to_out=True)
-            )
+            return str(await running)
+        except asyncio.CancelledError:
+            with contextlib.suppress(ProcessLookupError):
+                running.terminate()
+            raise
         except sh.ErrorReturnCode as error:
             said = [
                 line.strip() for line in error.stdout.decode(errors="replace").splitlines() if line.strip()
@@ -159,9 +161,22 @@ class Flow:
         Raises:
             Failure: the flow or the action cannot be evaluated.
         """
-        output = await self.neuro_flow("run", "--dry-run", JOB)
+        literally = str((TOOLKIT_DIR / "dry_run").absolute())
+        output = await self.neuro_flow("run", "--dry-run", JOB, PYTHONPATH=literally)
         line = output[output.index("apolo run ") :] if "apolo run " in output else output
         return parse_dry_run(line)
+
+    def check_preset(self, submission: Submission) -> None:
+        """Check that the cluster has the preset, which neuro-flow only says without naming those it has.
+
+        Raises:
+            Failure: it has not.
+        """
+        preset, presets = submission.options.get("preset"), list(self.client.config.presets)
+        if preset and preset not in presets:
+            setting = self.settings.inputs["preset"]
+            fix = f"this cluster has {', '.join(presets)}"
+            raise Failure(Problem(f"preset is {preset!r}", fix, setting.source))
 
     async def make_folders(self, submission: Submission) -> None:
         """Make the storage folders that the job mounts: a job does not start where one is missing."""
@@ -211,11 +226,12 @@ class Flow:
 
 
 def _reason(said: list[str]) -> str:
-    """Return the line of neuro-flow's output that says why it failed."""
-    return next(
-        (line for line in reversed(said) if re.match(r"(ERROR|Error|.*is not valid)", line)),
-        " ".join(said[-1:]),
+    """Return what neuro-flow's output says of the failure: from the line that names it on, without frames."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in said]
+    first = next(
+        (i for i, line in enumerate(lines) if re.match(r"(?i)error|invalid|status: failed", line)), -1
     )
+    return " ".join(filter(None, lines[first:]))[:500]
 
 
 def require_job(flow: Flow) -> Job:

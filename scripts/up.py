@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+from collections.abc import AsyncIterator
 
 import action
 import check
@@ -15,21 +17,34 @@ from flow import Flow, Job, open_flow
 from settings import JOB, Settings, load
 
 
-async def start(flow: Flow) -> Job:
-    """Submit the server's job and return it.
+@contextlib.asynccontextmanager
+async def started(flow: Flow) -> AsyncIterator[Job]:
+    """Submit the server's job and yield it as soon as the platform knows it.
+
+    neuro-flow ends when the job runs, which may be never: so the job is watched beside it, and when the
+    block ends in an exception neuro-flow is ended too. Its exit code counts only where there is no job.
 
     Raises:
-        Failure: neuro-flow cannot evaluate or start it, or it ended at once.
+        Failure: neuro-flow cannot evaluate or submit it, or it ended at once.
     """
     submission = await flow.evaluate()
+    flow.check_preset(submission)
     await flow.make_folders(submission)
     say(f"starting the server: neuro-flow run {JOB}")
-    await flow.neuro_flow("run", JOB)
-    job = await flow.find()
-    if job is None:
-        await died(flow, await flow.find(ended=True))
-    assert job is not None
-    return job
+    submitting = asyncio.create_task(flow.neuro_flow("run", JOB))
+    try:
+        while (job := await flow.find()) is None and not submitting.done():
+            await asyncio.wait({submitting}, timeout=0.2)
+        if job is None:
+            await submitting
+            await died(flow, await flow.find(ended=True))
+        else:
+            yield job
+            await submitting
+    finally:
+        submitting.cancel()
+        with contextlib.suppress(Failure, asyncio.CancelledError):
+            await submitting
 
 
 async def died(flow: Flow, job: Job | None) -> None:
@@ -54,12 +69,14 @@ async def wait(flow: Flow, job: Job) -> Job:
     Raises:
         Failure: it ended, or the time limit has passed.
     """
-    make, limit = flow.settings.make, flow.settings.timeout
+    make, limit, restarts = flow.settings.make, flow.settings.timeout, job.history.restarts
     with console.waiting_for("the server to answer") as waiting:
         while True:
             job = await flow.client.jobs.status(job.id)
-            if job.status.is_finished:
+            if job.status.is_finished or job.history.restarts > restarts:
                 waiting.done()
+                if not job.status.is_finished:  # it would be restarted, to end again
+                    await flow.stop(job)
                 await died(flow, job)
             trouble = await server.probe(flow, job) if job.status.is_running else ""
             if job.status.is_running and not trouble:
@@ -80,9 +97,10 @@ async def wait(flow: Flow, job: Job) -> Job:
 
 async def bring_up(flow: Flow) -> None:
     """Start or find the server, and print where it is."""
-    settings, found = flow.settings, flow.job is not None
+    settings, found = flow.settings, flow.job
     try:
-        job = await wait(flow, flow.job or await start(flow))
+        async with contextlib.nullcontext(found) if found else started(flow) as job:
+            job = await wait(flow, job)
     except asyncio.CancelledError:
         say(f"a job that has been started keeps running; `{settings.make('mlflow-down')}` stops it")
         raise

@@ -1,0 +1,76 @@
+"""Any text, in any layer, reaches the job's environment as it is, as seen by the real neuro-flow."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, assume, example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import action
+import flow
+import settings
+
+from .conftest import Clone
+
+pytestmark = pytest.mark.e2e
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
+AWKWARD = [
+    "",
+    " a  b ",
+    "p$x $1 $$",
+    "${{ inputs.port }} $[[ x ]]",
+    "}} ]] {{",
+    "'\"`\\ \\n",
+    "a\nb\r\tc\x0b\x1b[0m\x7f\x85\u2028",
+    "é 😀 \ufeff",
+    "[b] [/x] :dog: #: - !",
+]
+
+
+def submitted() -> dict[str, str]:
+    """Return the environment of the job that today's settings would submit."""
+
+    async def evaluate() -> dict[str, str]:
+        found = settings.load()
+        assert not found.problems
+        action.write_rendered(found.action_text, found.overrides)
+        async with flow.open_flow(found) as opened:
+            return (await opened.evaluate()).env
+
+    return asyncio.run(evaluate())
+
+
+@given(st.lists(TEXT, min_size=5, max_size=20), st.sampled_from(["environment", "make", "file"]))
+@example(AWKWARD, "environment")
+@example(AWKWARD, "make")
+@example([text.replace("${", "$ {") for text in AWKWARD], "file")  # there ${ begins a reference
+@hypothesis_settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_text_reaches_the_job(served: Clone, texts: list[str], layer: str) -> None:
+    envs = {f"V{number}": text for number, text in enumerate(texts)}
+    variables = {"MLFLOW_ENVS": json.dumps(envs), "MLFLOW_EXTRA_PARAMS": texts[0]}
+    file = served.path / "mlflow.yaml"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(served.path)
+        patch.setenv("MLFLOW_PLATFORM", "local")
+        if layer == "file":
+            assume(not any("${" in text for text in texts))
+            file.write_text(yaml.safe_dump({"envs": envs, "extra_params": texts[0]}, allow_unicode=True))
+        else:
+            for name, text in variables.items():
+                patch.setenv(name, text)
+        if layer == "make":  # as make escapes its command line, on which each $ was typed twice
+            words = [f"{name}={text}".replace("\\", "\\\\") for name, text in variables.items()]
+            typed = " ".join(word.replace(" ", "\\ ").replace("$", "$$$$") for word in words)
+            patch.setenv("MAKEFLAGS", f" -- {typed}")
+        try:
+            env = submitted()
+        finally:
+            file.unlink(missing_ok=True)
+    assert {name: env[name] for name in envs} == envs
+    assert env["MLFLOW_ACTION_EXTRA_PARAMS"] == texts[0]
