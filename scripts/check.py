@@ -1,117 +1,57 @@
-"""mlflow-check: every mistake in the settings that can be found before a job starts, all at once."""
+"""mlflow-check: every mistake that can be found before a job starts, all at once."""
 
 from __future__ import annotations
 
-import json
-import re
-import shlex
-from collections.abc import Callable
+import asyncio
+from pathlib import Path
 
 import yaml
 
 import action
 import console
-from console import Failure, Problem, complain, parse_duration, say
+import values
+from console import UNREACHABLE, Failure, Problem, complain, say
 from settings import JOB, LIVE, Setting, Settings, live_file, load
 
 
-def _one_of(*allowed: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        return "" if value.lower() in allowed else f"use {' or '.join(v for v in allowed if v)}"
-
-    return check
-
-
-def _port(value: str) -> str:
-    return (
-        "" if re.fullmatch(r"\d{1,5}", value) and 0 < int(value) < 65536 else "use a number from 1 to 65535"
-    )
-
-
-def _duration(value: str) -> str:
-    try:
-        return "" if parse_duration(value) >= 60 else "use at least a minute: 1m"
-    except ValueError:
-        return "use a duration like 10d, 1d12h or 30m"
-
-
-def _timeout(value: str) -> str:
-    try:
-        return "" if parse_duration(value) > 0 else "use a duration like 10m or 90s"
-    except ValueError:
-        return "use a duration like 10m or 90s"
-
-
-def _job_name(value: str) -> str:
-    fits = not value or (3 <= len(value) <= 40 and re.fullmatch(r"[a-z](-?[a-z0-9])*", value))
-    return "" if fits else "use 3 to 40 lowercase letters, digits and single hyphens, a letter first"
-
-
-def _json(kind: type, example: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        try:
-            found = json.loads(value)
-        except ValueError as error:
-            return f"use JSON like {example} ({error})"
-        items = found.values() if isinstance(found, dict) else found
-        if not isinstance(found, kind) or not all(isinstance(item, str) for item in items):
-            return f"use JSON text values like {example}"
-        return ""
-
-    return check
-
-
-def _words(value: str) -> str:
-    try:
-        shlex.split(value)
-    except ValueError as error:
-        return f"close the quotes ({error})"
-    return ""
-
-
-def _given(value: str) -> str:
-    return "" if value else "set it to a path on a mounted volume, or to s3://, gs:// or wasbs://"
-
-
-CHECKS: dict[str, Callable[[str], str]] = {
-    "mode": _one_of("server", "ui"),
-    "artifacts_destination": _given,
-    "volumes": _json(list, '["storage:mlflow:/mnt/mlflow:rw"]'),
-    "envs": _json(dict, '{"NAME": "value"}'),
-    "http_auth": _one_of("true", "false", ""),
-    "life_span": _duration,
-    "port": _port,
-    "job_name": _job_name,
-    "extra_params": _words,
-    "restart": _one_of("never", "on-failure", "always"),
-    "browse": _one_of("true", "false", ""),
-    "platform": _one_of("neuro", "local"),
-    "timeout": _timeout,
-}
-"""What a value has to be, by setting: each returns the fix, or an empty string where nothing is wrong."""
-
-
 def problems(settings: Settings) -> list[Problem]:
-    """Return every problem of the settings and of the flow."""
-    found = list(settings.problems)
-    for setting in settings.all.values():
-        if "\0" in setting.value:
-            found.append(Problem(f"{setting.name} holds a NUL", "no program can take that", setting.source))
-        elif fix := _fix(setting):
-            found.append(Problem(f"{setting.name} is {setting.shown!r}", fix, setting.source))
-    return found + _flow_problems(settings)
+    """Return every problem that shows without a platform."""
+    found = [*settings.problems, *_flow_problems(settings), *_place_problems(settings)]
+    plain = [setting for setting in settings.all.values() if not is_expression(setting)]
+    wrong = [problem for setting in plain if (problem := value_problem(setting, setting.value))]
+    if not wrong and len(plain) == len(settings.all):
+        found += relation_problems(settings, {name: s.value for name, s in settings.inputs.items()})
+    return found + wrong
 
 
-def _fix(setting: Setting) -> str:
-    if setting.name not in CHECKS or (setting.layer == LIVE and "${{" in setting.value):
-        return ""  # only neuro-flow can say what an expression is
-    return CHECKS[setting.name](setting.value)
+def is_expression(setting: Setting) -> bool:
+    """Tell whether only neuro-flow can say what the value is."""
+    return setting.layer == LIVE and "${{" in setting.value
+
+
+def value_problem(setting: Setting, value: str) -> Problem | None:
+    """Return what is wrong with a setting's value, by itself."""
+    if "\0" in value:
+        return Problem(f"{setting.name} holds a NUL", "no program can take that", setting.source)
+    fix = values.CHECKS[setting.name](value) if setting.name in values.CHECKS else ""
+    shown = Setting(setting.name, value, setting.layer, setting.source).shown
+    return Problem(f"{setting.name} is {shown!r}", fix, setting.source) if fix else None
+
+
+def relation_problems(settings: Settings, inputs: dict[str, str]) -> list[Problem]:
+    """Return what is wrong with the inputs' values taken together."""
+    return [
+        Problem(finding.what, finding.fix, settings.inputs[finding.name].source, finding.warning)
+        for finding in values.together(inputs)
+    ]
 
 
 def _flow_problems(settings: Settings) -> list[Problem]:
     live = live_file(settings.flow_dir)
     if live is None:
         fix = "run make in the folder that holds .neuro, or copy .neuro/live.yaml from the toolkit"
+        if settings.flow_dir.name == ".apolo" and live_file(Path(".neuro")):
+            fix = "neuro-flow reads .apolo where both exist: move live.yaml there, or remove .apolo"
         return [Problem("there is no live flow here", fix, f"{settings.flow_dir}/live.yaml")]
     try:
         root = action.compose(live.read_text(encoding="utf-8"))
@@ -133,22 +73,58 @@ def _flow_problems(settings: Settings) -> list[Problem]:
     return []
 
 
+def _place_problems(settings: Settings) -> list[Problem]:
+    found = []
+    if Path.home() == Path.cwd() and settings.platform == "neuro":
+        fix = "work in a folder below it: the first login makes .apolo here, which hides .neuro"
+        found.append(Problem("the workspace is your HOME", fix, str(Path.cwd())))
+    if settings.flow_dir.name == ".apolo" and Path(".neuro").is_dir():
+        fix = "keep one of the two"
+        found.append(Problem("neuro-flow reads .apolo and leaves .neuro aside", fix, ".apolo", warning=True))
+    return found
+
+
 def require(settings: Settings) -> None:
     """Say every problem, and stop when one is an error.
 
     Raises:
         Failure: at least one problem is not just a warning.
     """
-    found = problems(settings)
+    stop_at_errors(problems(settings))
+
+
+def stop_at_errors(found: list[Problem]) -> None:
+    """Say the problems.
+
+    Raises:
+        Failure: at least one is not just a warning.
+    """
     if any(not problem.warning for problem in found):
         raise Failure(*found)
     complain(found)
 
 
+async def _check(settings: Settings) -> None:
+    from flow import open_flow  # the SDK takes a second to import, and the checks above do without
+    from platform_check import check_submission
+
+    try:
+        async with open_flow(settings) as flow:
+            await check_submission(flow, await flow.evaluate())
+    except Failure as failure:
+        if failure.code != UNREACHABLE:
+            raise
+        complain(failure.problems)
+        say("not checked without the platform: expressions in live.yaml, the preset, secrets")
+
+
 def main() -> None:
     """Run the target."""
-    require(load())
-    say("no problem found")
+    settings = load()
+    require(settings)
+    action.write_rendered(settings.action_text, settings.overrides)
+    asyncio.run(_check(settings))
+    say("no error found")
 
 
 if __name__ == "__main__":

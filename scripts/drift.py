@@ -7,17 +7,10 @@ import json
 import apolo_sdk
 
 from console import format_duration, parse_duration
-from flow import Flow, Job, Submission
+from flow import Flow, Job
 from settings import redact
-
-_SETTING_OF = {
-    "MLFLOW_ACTION_MODE": "mode",
-    "MLFLOW_ACTION_EXTRA_PARAMS": "extra_params",
-    "MLFLOW_ARTIFACTS_DESTINATION": "artifacts_destination",
-    "MLFLOW_BACKEND_STORE_URI": "backend_store_uri",
-    "MLFLOW_PORT": "port",
-}
-"""The variables through which the action hands settings to the server; all others are `envs`."""
+from submission import Submission
+from values import OF_THE_ACTION
 
 
 def _mounts(mounted: apolo_sdk.Container | apolo_sdk.VolumeParseResult) -> list[str]:
@@ -30,8 +23,8 @@ def _mounts(mounted: apolo_sdk.Container | apolo_sdk.VolumeParseResult) -> list[
 
 
 def _settings(env: dict[str, str], volumes: list[str], other: dict[str, str]) -> dict[str, str]:
-    by_name = {_SETTING_OF[name]: value for name, value in env.items() if name in _SETTING_OF}
-    envs = {name: value for name, value in sorted(env.items()) if name not in _SETTING_OF}
+    by_name = {OF_THE_ACTION[name]: value for name, value in env.items() if name in OF_THE_ACTION}
+    envs = {name: value for name, value in sorted(env.items()) if name not in OF_THE_ACTION}
     return {**by_name, "envs": json.dumps(envs), "volumes": json.dumps(volumes), **other}
 
 

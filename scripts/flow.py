@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import shlex
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -20,46 +18,12 @@ import console
 from console import UNREACHABLE, Failure, Problem
 from login import VENV_BIN, Login, child_environment, log_in
 from settings import JOB, TOOLKIT_DIR, Settings, flow_dir, live_file, redact
+from submission import Submission, parse_dry_run
 
 CONNECT_TIMEOUT = 12
 """Seconds for the first answer of the platform: `make` has to say so within 15 that there is none."""
 
 Job = apolo_sdk.JobDescription
-
-
-@dataclass
-class Submission:
-    """A job as neuro-flow would submit it, read off the line that its `--dry-run` prints."""
-
-    options: dict[str, str] = field(default_factory=dict)
-    env: dict[str, str] = field(default_factory=dict)
-    volumes: list[str] = field(default_factory=list)
-    image: str = ""
-
-
-def parse_dry_run(line: str) -> Submission:
-    """Return what an `apolo run …` line says.
-
-    Raises:
-        ValueError: the line is not of that form.
-    """
-    words = iter(shlex.split(line))
-    if [next(words, ""), next(words, "")] != ["apolo", "run"]:
-        raise ValueError(f"not an apolo run line: {line[:80]!r}")
-    found = Submission()
-    for word in words:
-        if not word.startswith("--"):
-            found.image = word
-            return found
-        name, _, value = word[2:].partition("=")
-        if name == "env":
-            key, _, text = value.partition("=")
-            found.env[key] = text
-        elif name == "volume":
-            found.volumes.append(value)
-        elif name != "tag":
-            found.options[name] = value
-    raise ValueError(f"no image in {line[:80]!r}")
 
 
 @contextlib.contextmanager
@@ -165,18 +129,6 @@ class Flow:
         output = await self.neuro_flow("run", "--dry-run", JOB, PYTHONPATH=literally)
         line = output[output.index("apolo run ") :] if "apolo run " in output else output
         return parse_dry_run(line)
-
-    def check_preset(self, submission: Submission) -> None:
-        """Check that the cluster has the preset, which neuro-flow only says without naming those it has.
-
-        Raises:
-            Failure: it has not.
-        """
-        preset, presets = submission.options.get("preset"), list(self.client.config.presets)
-        if preset and preset not in presets:
-            setting = self.settings.inputs["preset"]
-            fix = f"this cluster has {', '.join(presets)}"
-            raise Failure(Problem(f"preset is {preset!r}", fix, setting.source))
 
     async def make_folders(self, submission: Submission) -> None:
         """Make the storage folders that the job mounts: a job does not start where one is missing."""

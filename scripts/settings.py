@@ -32,6 +32,9 @@ TOOLKIT = {
 }
 """The settings that are not inputs of the action."""
 
+OF_TARGETS = {"MLFLOW_FORMAT", "MLFLOW_FOLLOW", "MLFLOW_SETUP_LOCK"}
+"""Variables of ours that are no settings."""
+
 DEFAULT, LIVE, FILE, ENVIRONMENT, MAKE = "default", "live.yaml", "mlflow.yaml", "environment", "make"
 
 
@@ -94,7 +97,7 @@ class Settings:
 
 def redact(value: str) -> str:
     """Return a value with passwords in URIs, and members of JSON objects that name a secret, replaced."""
-    value = re.sub(r"(\w://[^/\s:@]*):[^/\s]+@", r"\1:***@", value)
+    value = re.sub(r"(\w://[^/\s:@]*):\S*@", r"\1:***@", value)
     return re.sub(r'(?i)("[^"]*(?:password|secret|token|key)[^"]*": *")(?!secret:)[^"]+"', r'\1***"', value)
 
 
@@ -220,6 +223,11 @@ def _command_line() -> dict[str, str]:
     return {name.rstrip(":"): value for name, _, value in pairs}
 
 
+def _is_utf8(text: str) -> bool:
+    """Tell whether text from the environment was UTF-8: Python keeps other bytes as lone surrogates."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def _read_environment(known: dict[str, Input], problems: list[Problem]) -> dict[str, Setting]:
     written = _command_line()
     found: dict[str, Setting] = {}
@@ -238,10 +246,19 @@ def _read_environment(known: dict[str, Input], problems: list[Problem]) -> dict[
             found[name] = Setting(name, value, MAKE, "make command line")
         elif value:
             found[name] = Setting(name, value, ENVIRONMENT, f"environment {variable}")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
+        if not _is_utf8(value):
             problems.append(Problem("not UTF-8", "set it to UTF-8 text", f"environment {variable}"))
+    for variable in sorted(written.keys() | os.environ.keys()):
+        name = variable.removeprefix("MLFLOW_").lower()
+        if not variable.startswith("MLFLOW_") or name in known or variable in OF_TARGETS:
+            continue
+        near = difflib.get_close_matches(name, known, 1, cutoff=0.8)
+        if variable in written or near:  # the environment has MLflow's own variables, too
+            near = near or [k for k in known if k in name.split("_")]
+            fix = f"did you mean MLFLOW_{near[0].upper()}?" if near else "`make mlflow-help` has the names"
+            source = "make command line" if variable in written else "environment"
+            warning = variable not in written
+            problems.append(Problem(f"{variable} is not a setting", fix, source, warning))
     return found
 
 

@@ -14,6 +14,7 @@ import server
 from console import Failure, Problem, complain, format_duration, say
 from drift import drift
 from flow import Flow, Job, open_flow
+from platform_check import check_submission
 from settings import JOB, Settings, load
 
 
@@ -28,7 +29,7 @@ async def started(flow: Flow) -> AsyncIterator[Job]:
         Failure: neuro-flow cannot evaluate or submit it, or it ended at once.
     """
     submission = await flow.evaluate()
-    flow.check_preset(submission)
+    await check_submission(flow, submission)
     await flow.make_folders(submission)
     say(f"starting the server: neuro-flow run {JOB}")
     submitting = asyncio.create_task(flow.neuro_flow("run", JOB))

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 import flow
+import submission
 
 
 def test_dry_run_line() -> None:
-    found = flow.parse_dry_run(
+    found = submission.parse_dry_run(
         "apolo run --name=x --http-port=5000 --no-http-auth --env=A=b=c '--env=B=d e\nf'"
         " --volume=storage:a:/a:rw --tag=t --life-span=60s image:1 -- python3 -uc 'print(1)'"
     )
@@ -23,7 +24,7 @@ def test_dry_run_line() -> None:
 @pytest.mark.parametrize("line", ["", "neuro run x", "apolo run --name=x"])
 def test_not_a_dry_run_line(line: str) -> None:
     with pytest.raises(ValueError, match=r"apolo run line|no image"):
-        flow.parse_dry_run(line)
+        submission.parse_dry_run(line)
 
 
 def test_tags(workspace: Path) -> None:

@@ -152,3 +152,20 @@ def test_apolo_folder_wins_as_in_neuro_flow(workspace: Path) -> None:
     assert settings.flow_dir() == Path(".neuro")
     (workspace / ".apolo").mkdir()
     assert settings.flow_dir() == Path(".apolo")
+
+
+def test_variables_that_are_no_settings(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://x")  # MLflow's own
+    monkeypatch.setenv("MLFLOW_LIFESPAN", "1d")
+    monkeypatch.setenv("MAKEFLAGS", " -- MLFLOW_HTTP_PORT=1 MLFLOW_ZZZ=2 MLFLOW_FOLLOW=no OTHER=3")
+    assert [(str(problem), problem.warning) for problem in settings.load().problems] == [
+        ("make command line: MLFLOW_HTTP_PORT is not a setting; did you mean MLFLOW_PORT?", False),
+        ("environment: MLFLOW_LIFESPAN is not a setting; did you mean MLFLOW_LIFE_SPAN?", True),
+        ("make command line: MLFLOW_ZZZ is not a setting; `make mlflow-help` has the names", False),
+    ]
+
+
+def test_bytes_that_are_not_utf8(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_PRESET", "a\udcff")
+    [problem] = settings.load().problems
+    assert str(problem) == "environment MLFLOW_PRESET: not UTF-8; set it to UTF-8 text"
