@@ -1,0 +1,259 @@
+"""A job's record: what was asked for, what became of it, and how the API shows it."""
+
+import re
+import shlex
+import time
+import uuid
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import PurePosixPath
+from typing import Any
+
+from .names import CLUSTER, NAMESPACE, ORG, PROJECT, USER, ApiError, internal_hosts, public_hosts, uri_path
+from .platform_config import PRESETS
+
+ACTIVE = ("pending", "running")
+RESTART_POLICIES = ("never", "on-failure", "always")
+#: Seconds of a minute of life span. A test makes it shorter; nothing else does.
+MINUTE = 60.0
+
+_TEXT_FIELDS = (
+    "name",
+    "description",
+    "preset_name",
+    "entrypoint",
+    "command",
+    "working_dir",
+    "image",
+    "priority",
+)
+#: Keys of the request that the answer repeats in `container`.
+_CONTAINER_FIELDS = (
+    *("image", "entrypoint", "command", "working_dir", "http", "env", "secret_env"),
+    *("volumes", "disk_volumes", "secret_volumes", "tty"),
+)
+
+
+@dataclass
+class Job:
+    """One job. Times are seconds since the epoch; `statuses` are its transitions, the last is the present."""
+
+    request: dict[str, Any]
+    id: str = field(default_factory=lambda: f"job-{uuid.uuid4()}")
+    statuses: list[dict[str, Any]] = field(default_factory=list)
+    restarts: int = 0
+    max_run_time_minutes: float | None = None
+    ingress_port: int | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The job's name, unique among the active jobs."""
+        return self.request.get("name") or None
+
+    @property
+    def status(self) -> str:
+        """pending, running, succeeded, failed or cancelled."""
+        return str(self.statuses[-1]["status"])
+
+    @property
+    def active(self) -> bool:
+        """Whether the job is pending or running."""
+        return self.status in ACTIVE
+
+    @property
+    def created_at(self) -> float:
+        """When the job was accepted."""
+        return float(self.statuses[0]["at"])
+
+    @property
+    def started_at(self) -> float | None:
+        """When the job left the state pending."""
+        return next((item["at"] for item in self.statuses if item["status"] != "pending"), None)
+
+    @property
+    def finished_at(self) -> float | None:
+        """When the job ended."""
+        return None if self.active else float(self.statuses[-1]["at"])
+
+    @property
+    def run_time(self) -> float:
+        """Seconds since the job started, until now or its end."""
+        started = self.started_at
+        return 0.0 if started is None else max(0.0, (self.finished_at or time.time()) - started)
+
+    @property
+    def life_left(self) -> float | None:
+        """Seconds until the life span is over; None without a limit (none given, or 0)."""
+        if not self.max_run_time_minutes:
+            return None
+        return self.max_run_time_minutes * MINUTE - self.run_time
+
+    def become(
+        self, status: str, reason: str = "", description: str = "", exit_code: int | None = None
+    ) -> None:
+        """Note a transition."""
+        item = {"status": status, "reason": reason, "description": description, "exit_code": exit_code}
+        self.statuses.append({**item, "at": time.time()})
+
+    def record(self) -> dict[str, Any]:
+        """Return what is stored."""
+        return asdict(self)
+
+    def to_api(self) -> dict[str, Any]:
+        """Return the job as the API shows it; the required keys are those that apolo-sdk reads."""
+        last = self.statuses[-1]
+        internal = internal_hosts(self.id, self.name)
+        preset = PRESETS.get(self.request["preset_name"], PRESETS["cpu-small"])  # an old record's may be gone
+        container = {key: self.request[key] for key in _CONTAINER_FIELDS if self.request.get(key)}
+        container["resources"] = {
+            "cpu": preset["cpu"],
+            "memory": preset["memory"],
+            "shm": bool((self.request.get("resources") or {}).get("shm")),
+        }
+        history = {
+            **{key: last[key] for key in ("status", "reason", "description", "exit_code")},
+            "created_at": _iso(self.created_at),
+            "started_at": _iso(self.started_at),
+            "finished_at": _iso(self.finished_at),
+            "run_time_seconds": int(self.run_time),
+            "restarts": self.restarts,
+        }
+        job = {
+            "id": self.id,
+            "owner": USER,
+            "cluster_name": CLUSTER,
+            "org_name": ORG,
+            "project_name": PROJECT,
+            "namespace": NAMESPACE,
+            "uri": f"job://{CLUSTER}/{ORG}/{PROJECT}/{self.id}",
+            "status": self.status,
+            "statuses": [
+                {
+                    **{key: item[key] for key in ("status", "reason", "description", "exit_code")},
+                    "transition_time": _iso(item["at"]),
+                }
+                for item in self.statuses
+            ],
+            "history": {key: value for key, value in history.items() if value is not None},
+            "container": container,
+            "tags": self.request.get("tags") or [],
+            "preset_name": self.request["preset_name"],
+            "pass_config": bool(self.request.get("pass_config")),
+            "restart_policy": self.request.get("restart_policy") or "never",
+            "priority": self.request.get("priority") or "normal",
+            "scheduler_enabled": False,
+            "preemptible_node": False,
+            "materialized": self.active,
+            "total_price_credits": "0",
+            "price_credits_per_hour": "0",
+            "internal_hostname": internal[0],
+        }
+        for key in ("name", "description", "schedule_timeout"):
+            if self.request.get(key):
+                job[key] = self.request[key]
+        if self.max_run_time_minutes is not None:
+            job["max_run_time_minutes"] = self.max_run_time_minutes
+        if self.name:
+            job["internal_hostname_named"] = internal[-1]
+        if self.ingress_port:
+            job["http_url"] = f"http://127.0.0.1:{self.ingress_port}"
+            if self.name:
+                job["http_url_named"] = job["http_url"]
+        return job
+
+    @property
+    def public_hosts(self) -> list[str]:
+        """Host names under which the job is served to the outside; the last is the preferred one."""
+        return public_hosts(self.id, self.name)
+
+
+def _iso(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc).isoformat()
+
+
+def check(data: dict[str, Any]) -> Job:
+    """
+    Make a job of a request to `POST /jobs?from_preset`.
+
+    Raises ApiError 400 that names the field for what is not valid or not supported here.
+    """
+    for key in _TEXT_FIELDS:
+        if data.get(key) is not None and not (isinstance(data[key], str) and "\0" not in data[key]):
+            raise ApiError(400, f"{key} must be a text")
+    if not data.get("image"):
+        raise ApiError(400, "image is missing")
+    name = data.get("name")
+    if name and not (3 <= len(name) <= 40 and re.fullmatch(r"[a-z](-?[a-z0-9])*", name)):
+        raise ApiError(400, f"name {name!r}: 3 to 40 small letters, digits and single -, a letter first")
+    _typed(data, "resources", dict)
+    preset = data.get("preset_name")
+    if preset not in PRESETS:
+        raise ApiError(400, f"preset_name {preset!r} is none of {', '.join(PRESETS)}")
+    for key in ("command", "entrypoint"):
+        try:
+            shlex.split(data.get(key) or "")
+        except ValueError as error:
+            raise ApiError(400, f"{key}: {error}") from error
+    for key in ("env", "secret_env"):
+        for variable, value in _typed(data, key, dict).items():
+            if not variable or "=" in variable or not isinstance(value, str) or "\0" in variable + value:
+                raise ApiError(400, f"{key}: {variable!r} is not a variable with a text for a value")
+    if len(_typed(data, "tags", list)) > 16 or not all(
+        isinstance(tag, str) for tag in data.get("tags") or []
+    ):
+        raise ApiError(400, "tags must be a list of at most 16 texts")
+    if data.get("priority") not in (None, "low", "normal", "high"):
+        raise ApiError(400, f"priority {data['priority']!r} is none of low, normal, high")
+    if (data.get("restart_policy") or "never") not in RESTART_POLICIES:
+        raise ApiError(
+            400, f"restart_policy {data['restart_policy']!r} is none of {', '.join(RESTART_POLICIES)}"
+        )
+    minutes = data.get("max_run_time_minutes")
+    if minutes is not None and (not isinstance(minutes, int) or isinstance(minutes, bool) or minutes < 0):
+        raise ApiError(400, f"max_run_time_minutes {minutes!r} is not a number of minutes")
+    if data.get("tty"):
+        raise ApiError(400, "tty: the local platform runs no jobs with a terminal")
+    http = data.get("http")
+    if http is not None and not (isinstance(http, dict) and _is_port(http.get("port"))):
+        raise ApiError(400, "http.port must be a port number, 1 to 65535")
+    _check_mounts(data)
+    job = Job(data, max_run_time_minutes=minutes)
+    job.become("pending", "Creating")
+    return job
+
+
+def _check_mounts(data: dict[str, Any]) -> None:
+    targets: list[str] = []
+    kinds = (("volumes", "storage", "src_storage_uri"), ("disk_volumes", "disk", "src_disk_uri"))
+    for key, scheme, source in (*kinds, ("secret_volumes", "secret", "src_secret_uri")):
+        for volume in _typed(data, key, list):
+            if not isinstance(volume, dict):
+                raise ApiError(400, f"{key} must be a list of objects")
+            parts = uri_path(volume.get(source), scheme)
+            if scheme != "storage" and len(parts) != 1:
+                raise ApiError(400, f"{key}: {volume.get(source)!r} names no {scheme}")
+            target = volume.get("dst_path")
+            path = (
+                PurePosixPath(target) if isinstance(target, str) and "\0" not in target else PurePosixPath()
+            )
+            if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
+                raise ApiError(400, f"{key}: dst_path {target!r} is not an absolute path below /")
+            if str(path) in targets:
+                raise ApiError(400, f"{key}: dst_path {target!r} is used twice")
+            targets.append(str(path))
+    for variable, uri in _typed(data, "secret_env", dict).items():
+        if len(uri_path(uri, "secret")) != 1:
+            raise ApiError(400, f"secret_env {variable}: {uri!r} names no secret")
+
+
+def _typed(data: dict[str, Any], key: str, kind: type) -> Any:
+    value = data.get(key)
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise ApiError(400, f"{key} must be a {'list' if kind is list else 'dictionary'}")
+    return value
+
+
+def _is_port(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536
