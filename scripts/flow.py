@@ -33,7 +33,8 @@ def platform_errors(settings: Settings) -> Iterator[None]:
     try:
         yield
     except apolo_sdk.ConfigError as error:
-        reason = "not logged in to the platform" if "does not exist" in str(error) else f"no login: {error}"
+        absent = re.search("does not exist|not a regular file", str(error))
+        reason = "not logged in to the platform" if absent else f"no login: {error}"
         raise Failure(Problem(reason, again), code=UNREACHABLE) from None
     except apolo_sdk.AuthError as error:
         raise Failure(Problem(f"the platform refuses the login: {error}", again), code=UNREACHABLE) from None

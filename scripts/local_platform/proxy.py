@@ -50,7 +50,8 @@ class Ingress:
         """Begin to listen, at the `wanted` port if it is free; returns the port."""
         server = network.listen(network.LOCALHOST, wanted)
         self.port = server.getsockname()[1]
-        self._own = tuple(f"http://{host}:{self.port}" for host in (network.LOCALHOST, "localhost"))
+        own = (network.LOCALHOST, "localhost", *self._target.job.public_hosts)
+        self._own = tuple(f"http://{host}:{self.port}" for host in own)
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(

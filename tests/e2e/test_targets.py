@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import urllib.error
 import urllib.request
 
 import pytest
@@ -63,6 +64,28 @@ def test_env_points_a_client_at_the_server(served: Clone) -> None:
         ["bash", "-c", shell], cwd=served.path, env=served.env, capture_output=True, text=True, check=True
     )
     assert run.stdout == served.up()
+
+
+def test_pages_of_the_server_itself_may_post_and_others_may_not(served: Clone) -> None:
+    url = served.up()
+    port = url.rpartition(":")[2]
+    [name] = re.findall(r"(\S+)\.platform-jobs", (served.state / "hosts").read_text())[-1:]
+    public = f"http://{name}.jobs.local.localhost:{port}"  # a browser finds *.localhost by itself
+    for origin, host, status in (
+        (url, f"127.0.0.1:{port}", 200),
+        (public, public.removeprefix("http://"), 200),
+        ("http://evil.example", f"127.0.0.1:{port}", 403),
+        (url, f"evil.example:{port}", 404),
+    ):
+        headers = {"Origin": origin, "Host": host, "Content-Type": "application/json"}
+        body = b'{"experiment_ids": ["0"]}'
+        request = urllib.request.Request(f"{url}/api/2.0/mlflow/runs/search", body, headers)
+        try:
+            with urllib.request.urlopen(request) as answer:
+                found = answer.status
+        except urllib.error.HTTPError as error:
+            found = error.code
+        assert found == status, (origin, host)
 
 
 def test_a_job_of_the_same_flow_trains_against_it(served: Clone) -> None:
@@ -133,6 +156,27 @@ def test_what_the_platform_refuses(clone: Clone) -> None:
         assert out.startswith("state     not running\n")
 
 
+def test_check_asks_the_platform(clone: Clone) -> None:
+    _, err = clone.local("mlflow-check")
+    assert err == "mlflow: no error found\n"
+    wrong = ["MLFLOW_PRESET=huge", "MLFLOW_BACKEND_STORE_URI=secret:db", 'MLFLOW_ENVS={"A": "secret:a"}']
+    for target in ("mlflow-check", "mlflow-up"):
+        _, err = clone.local(target, *wrong, code=1)
+        for message in (
+            "preset is 'huge'; this cluster has cpu-small, ",
+            f"there is no secret db; `{clone.state}/bin/apolo secret add db @FILE` makes it",
+            "there is no secret a; ",
+        ):
+            assert f"mlflow: error: make command line: {message}" in err
+    live = clone.path / ".neuro/live.yaml"
+    live.write_text(live.read_text().replace("/artifacts\n", "/../elsewhere/artifacts\n"))
+    live.write_text(live.read_text().replace("sqlite:///$", "sqlite:////$"))
+    _, err = clone.local("mlflow-check", code=1)
+    assert "live.yaml:19: backend_store_uri is 'sqlite://///mnt/mlflow/mlflow.db'; with 5 slashes" in err
+    assert list(clone.state.glob("jobs/*")) == []
+    assert clone.processes() == []
+
+
 def test_no_login_and_no_platform(clone: Clone) -> None:
     for target in ("mlflow-up", "mlflow-down", "mlflow-status", "mlflow-logs", "mlflow-env", "mlflow-open"):
         out, err = clone.make(target, code=2)
@@ -155,7 +199,8 @@ def test_targets_that_need_no_login(clone: Clone) -> None:
     out, _ = clone.make("mlflow-config")
     assert re.search(r"(?m)^port +5000 +action.yaml:\d+$", out)
     _, err = clone.make("mlflow-check")
-    assert err == "mlflow: no problem found\n"
+    assert "not checked without the platform: expressions in live.yaml, the preset, secrets" in err
+    assert err.endswith("mlflow: no error found\n")
     for target in ("help", "mlflow-help"):
         out, _ = clone.make(target, MLFLOW_PORT="7000")
         assert re.search(r"(?m)^  MLFLOW_PORT +7000  \[environment MLFLOW_PORT\]$", out)

@@ -1,0 +1,204 @@
+"""What the tests of serve.py run on: servers, volumes, PostgreSQL and MariaDB."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for serve_harness
+
+from serve_harness import (
+    DATA,
+    Database,
+    StartServer,
+    free_port,
+    needed,
+    prepare,
+    servers,
+    short_folder,
+    unprivileged,
+    wait_for,
+)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartServer]:
+    """Starts serve.py for a destination and variables; everything started ends with the test."""
+    yield from servers(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def start_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    yield from servers(tmp_path_factory.mktemp("servers"))
+
+
+@pytest.fixture
+def refused(start: StartServer) -> Callable[..., str]:
+    """Starts a server that must refuse with exit code 1 and no trace; returns its last line."""
+
+    def run(destination: str | Path, **env: str) -> str:
+        server = start(destination, **env)
+        assert server.process.wait(60) == 1
+        text = server.log.read_text("utf-8")
+        assert "Traceback" not in text
+        assert text.splitlines() == server.lines
+        return server.lines[-1].removeprefix("mlflow-server: ")
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of today's schema, made once: tests copy it instead of waiting for sixty migrations."""
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    prepare(path)
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA journal_mode = DELETE")
+    return path
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def ready_volume(volume: Path, template: Path) -> Path:
+    """A volume with a database that needs no preparation."""
+    shutil.copyfile(template, volume / "mlflow.db")
+    return volume
+
+
+@pytest.fixture(scope="session")
+def no_locks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library to preload: below the folder $NO_LOCKS_IN, locks fail with the number $NO_LOCKS_ERRNO."""
+    folder = tmp_path_factory.mktemp("no-locks")
+    library = folder / "no_locks.so"
+    gcc = needed("gcc", "apt-get install gcc libc6-dev")
+    source = DATA / "no_locks.c"
+    subprocess.run([gcc, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a tmpfs with the given options, as a small volume or a read-only one; this takes root."""
+    program = needed("mount", "apt-get install mount")
+    mounted: list[Path] = []
+
+    def make(options: str) -> Path:
+        folder = tmp_path / f"mount-{len(mounted)}"
+        folder.mkdir()
+        command = [program, "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            pytest.fail(
+                f"a small file system cannot be mounted ({done.stderr.strip()}): run the tests as root"
+            )
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Database]:
+    hint = "apt-get install postgresql"
+    folders = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+    initdb, pg_ctl, psql = (needed(name, hint, *folders) for name in ("initdb", "pg_ctl", "psql"))
+    folder, port, user = short_folder("pg"), free_port(), unprivileged()
+    data = folder / "data"
+    password = folder / "password"
+    password.write_text(Database.PASSWORD)
+    password.chmod(0o644)
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+
+    def execute(sql: str, name: str = "postgres") -> str:
+        command = [psql, "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "-d", name, "-Atc", sql]
+        return subprocess.check_output(command, env={"PGPASSWORD": Database.PASSWORD}, text=True).strip()
+
+    init = [
+        *user,
+        initdb,
+        "-D",
+        data,
+        "-U",
+        "mlflow",
+        "-A",
+        "scram-sha-256",
+        f"--pwfile={password}",
+        "-E",
+        "UTF8",
+    ]
+    subprocess.run(init, check=True, capture_output=True, cwd="/")
+    begin = [*user, pg_ctl, "-D", data, "-l", folder / "log", "-o", options, "-w", "start"]
+    subprocess.run(begin, check=True, capture_output=True, cwd="/")
+    try:
+        yield Database("postgresql", port, execute)
+    finally:
+        subprocess.run(
+            [*user, pg_ctl, "-D", data, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/"
+        )
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[Database]:
+    hint = "apt-get install mariadb-server"
+    install, daemon, client = (
+        needed(name, hint, "/usr/sbin") for name in ("mariadb-install-db", "mariadbd", "mariadb")
+    )
+    folder, port, user = short_folder("my"), free_port(), unprivileged()
+    place = [f"--datadir={folder}/data", "--auth-root-authentication-method=normal", "--skip-test-db"]
+    subprocess.run([*user, install, "--no-defaults", *place], check=True, capture_output=True, cwd="/")
+    address = [f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}/socket"]
+    command = [*user, daemon, "--no-defaults", f"--datadir={folder}/data", *address]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd="/")
+
+    def execute(sql: str, name: str = "") -> str:
+        words = [
+            client,
+            "--no-defaults",
+            "-uroot",
+            "-S",
+            f"{folder}/socket",
+            "-N",
+            "-e",
+            sql,
+            *filter(None, [name]),
+        ]
+        done = subprocess.run(words, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    try:
+        wait_for((folder / "socket").exists, "MariaDB", 30)
+        execute(f"CREATE USER mlflow@localhost IDENTIFIED BY '{Database.PASSWORD}'")
+        execute("GRANT ALL ON `mlflow%`.* TO mlflow@localhost")
+        yield Database("mysql", port, execute)
+    finally:
+        process.terminate()
+        process.wait(30)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def processes() -> Callable[[int], list[int]]:
+    """Lists the descendants of a process."""
+
+    def descendants(pid: int) -> list[int]:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [found for child in map(int, children) for found in (child, *descendants(child))]
+
+    return descendants

@@ -1,0 +1,149 @@
+"""A fresh volume: the names a server answers to, what it serves as artifacts, and many clients at once."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from serve_harness import API, ARTIFACTS, LABELS, Server, StartServer, burst, wait_for
+
+pytestmark = pytest.mark.e2e
+PUBLIC = f"{LABELS[1]}.jobs.local.localhost"
+
+
+@pytest.fixture(scope="module")
+def fresh(start_for_module: StartServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Server, Path]:
+    """A server on a volume that was empty, and the volume."""
+    volume = tmp_path_factory.mktemp("volume")
+    return start_for_module(volume).wait_until_up(), volume
+
+
+def test_it_says_what_it_serves(fresh: tuple[Server, Path]) -> None:
+    server, volume = fresh
+    assert server.lines[-1:] == [
+        f"mlflow-server: MLflow 3.17.2, server mode, backend store sqlite:///{volume}/mlflow.db, "
+        f"artifacts {volume}/artifacts"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        (PUBLIC, 200),
+        (f"{LABELS[0]}.jobs.local.localhost:8080", 200),
+        (f"{LABELS[1]}.platform-jobs:5000", 200),
+        ("localhost:5000", 200),
+        ("evil.com", 403),
+        (f"evil.com/{PUBLIC}", 403),
+        (f"{LABELS[1]}.jobs.evil.com", 403),
+        (f"x{PUBLIC}", 403),
+        ("", 403),
+    ],
+)
+def test_hosts(fresh: tuple[Server, Path], host: str, status: int) -> None:
+    path = f"{API}/experiments/search?max_results=1"
+    assert fresh[0].call("GET", path, headers={"Host": host})[0] == status
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        (f"http://{PUBLIC}:8080", 200),
+        (f"http://{LABELS[1]}.platform-jobs:5000", 200),
+        ("https://evil.com", 403),
+        (f"http://{LABELS[1]}.jobs.evil.com", 403),
+        ("null", 403),
+    ],
+)
+def test_origins(fresh: tuple[Server, Path], origin: str, status: int) -> None:
+    headers = {"Host": f"{PUBLIC}:8080", "Origin": origin}
+    body = {"experiment_ids": ["0"]}
+    assert fresh[0].call("POST", f"{API}/runs/search", body, headers)[0] == status
+
+
+def test_artifacts_are_kept_on_the_volume(fresh: tuple[Server, Path]) -> None:
+    server, volume = fresh
+    path = f"{ARTIFACTS}/0/some-run/artifacts/model.txt"
+    assert server.call("PUT", path, b"weights")[0] == 200
+    assert server.call("GET", path) == (200, b"weights")
+    assert (volume / "artifacts/0/some-run/artifacts/model.txt").read_text() == "weights"
+
+
+@pytest.mark.parametrize("prefix", ["", "../", "%2e%2e/", "%252e%252e/", "..%2f", "%252e%252e%252f"])
+@pytest.mark.parametrize("name", ["mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "backups/mlflow-x.db"])
+def test_the_database_is_no_artifact(fresh: tuple[Server, Path], prefix: str, name: str) -> None:
+    server, volume = fresh
+    (volume / "backups").mkdir(exist_ok=True)
+    (volume / "backups" / "mlflow-x.db").write_text("a backup")
+    experiments = server.ask("GET", "/experiments/search?max_results=100")
+    kept = (volume / name).stat().st_ino
+    path = f"{ARTIFACTS}/{prefix}{name}"
+    for method, body in (("GET", None), ("DELETE", None), ("PUT", b"evil")):
+        status, answer = server.call(method, path, body)
+        assert method != "GET" or status >= 400  # the others may find a file of that name among artifacts
+        assert b"SQLite format" not in answer
+        assert b"a backup" not in answer
+    assert (volume / name).stat().st_ino == kept
+    assert (volume / "backups" / "mlflow-x.db").read_text() == "a backup"
+    assert server.ask("GET", "/experiments/search?max_results=100") == experiments
+    with sqlite3.connect(volume / "mlflow.db") as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_the_log_is_written_ahead_on_a_local_volume(fresh: tuple[Server, Path]) -> None:
+    with sqlite3.connect(fresh[1] / "mlflow.db") as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_64_clients_at_once_meet_no_error(fresh: tuple[Server, Path]) -> None:
+    assert burst(fresh[0], clients=64, rounds=2) == []
+
+
+def test_small_and_quiet(fresh: tuple[Server, Path], processes: Callable[[int], list[int]]) -> None:
+    server, _ = fresh
+    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in processes(server.process.pid)]
+    assert sum("spawn_main" in command for command in commands) == 2  # workers
+    assert not any("huey" in command for command in commands)
+    log = server.log.read_text()
+    assert "GET /" not in log
+    assert "POST /" not in log
+    environment = Path(f"/proc/{processes(server.process.pid)[0]}/environ").read_text()
+    assert "MLFLOW_DISABLE_TELEMETRY=true" in environment
+
+
+def test_it_stops_under_load_and_leaves_no_process(
+    ready_volume: Path, start: StartServer, processes: Callable[[int], list[int]]
+) -> None:
+    server = start(ready_volume).wait_until_up()
+    assert sum(1 for _ in processes(server.process.pid)) >= 4
+    tree = processes(server.process.pid)
+    hung = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)  # a request that never ends
+    hung.putrequest("POST", f"{API}/runs/create")
+    hung.putheader("Content-Length", "100")
+    hung.endheaders(b"{")
+    errors: list[str] = []
+    busy = burst(server, clients=16, rounds=200, wait=False, errors=errors)
+    time.sleep(1)
+    assert server.stop() == 0
+    for thread in busy:
+        thread.join(60)
+    hung.close()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in tree), "the end of all processes", 10)
+    with sqlite3.connect(ready_volume / "mlflow.db") as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_artifacts_beside_an_old_database_stay_readable(ready_volume: Path, start: StartServer) -> None:
+    (ready_volume / "1/run/artifacts").mkdir(parents=True)
+    (ready_volume / "1/run/artifacts/plot.txt").write_text("plot")
+    server = start(
+        ready_volume, MLFLOW_BACKEND_STORE_URI=f"sqlite:///{ready_volume}/mlflow.db"
+    ).wait_until_up()
+    assert server.call("GET", f"{ARTIFACTS}/1/run/artifacts/plot.txt") == (200, b"plot")
+    assert sum("WARNING" in line for line in server.lines) == 3
+    assert json.loads(server.call("GET", f"{API}/experiments/get?experiment_id=0")[1])["experiment"]
