@@ -47,6 +47,16 @@ class Finding:
     warning: bool = False
 
 
+CHOICES = {
+    "mode": ("server", "ui"),
+    "http_auth": ("true", "false", ""),
+    "browse": ("true", "false", ""),
+    "restart": ("never", "on-failure", "always"),
+    "platform": ("neuro", "local"),
+}
+"""Settings with a few possible values; `mode` and the two truth values in any letter case."""
+
+
 def _one_of(*allowed: str) -> Callable[[str], str]:
     fix = f"use {' or '.join(value for value in allowed if value)}"
     return lambda value: "" if value.lower() in allowed else fix
@@ -188,12 +198,12 @@ def _password(rest: str) -> str:
 _QUOTE = "quote the password's special signs (%23 for #, %5B for [), or keep the URI as secret:NAME"
 
 CHECKS: dict[str, Callable[[str], str]] = {
-    "mode": _one_of("server", "ui"),
+    "mode": _one_of(*CHOICES["mode"]),
     "artifacts_destination": _artifacts_destination,
     "backend_store_uri": _backend_store_uri,
     "volumes": _volumes,
     "envs": _envs,
-    "http_auth": _one_of("true", "false", ""),
+    "http_auth": _one_of(*CHOICES["http_auth"]),
     "life_span": _at_least(60, "use at least a minute, like 10d, 1d12h or 30m"),
     "port": _port,
     "job_name": _job_name,
@@ -201,9 +211,9 @@ CHECKS: dict[str, Callable[[str], str]] = {
     "image": lambda value: (
         "" if value and not re.search(r"\s", value) else "use an image's name, without blanks"
     ),
-    "restart": _exactly("never", "on-failure", "always"),
-    "browse": _one_of("true", "false", ""),
-    "platform": _exactly("neuro", "local"),
+    "restart": _exactly(*CHOICES["restart"]),
+    "browse": _one_of(*CHOICES["browse"]),
+    "platform": _exactly(*CHOICES["platform"]),
     "timeout": _at_least(1, "use a duration like 10m or 90s"),
 }
 """Each returns the fix for a value, or an empty string where nothing is wrong with it alone."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for serve_harness
-
-from serve_harness import (
+from .harness import (
     DATA,
     Database,
     StartServer,
@@ -48,7 +45,7 @@ def refused(start: StartServer) -> Callable[..., str]:
         text = server.log.read_text("utf-8")
         assert "Traceback" not in text
         assert text.splitlines() == server.lines
-        return server.lines[-1].removeprefix("mlflow-server: ")
+        return str(server.lines[-1]).removeprefix("mlflow-server: ")
 
     return run
 

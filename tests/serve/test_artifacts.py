@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from serve_harness import API, ARTIFACTS, LABELS, Server, StartServer, burst, wait_for
+
+from .harness import API, ARTIFACTS, LABELS, Server, StartServer, burst, wait_for
 
 pytestmark = pytest.mark.e2e
 PUBLIC = f"{LABELS[1]}.jobs.local.localhost"

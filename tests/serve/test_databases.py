@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from serve_harness import SERVE, Database, StartServer, burst, free_port, mlflow_python
+
+from .harness import SERVE, Database, StartServer, burst, free_port, mlflow_python
 
 pytestmark = pytest.mark.e2e
 Refused = Callable[..., str]

@@ -7,7 +7,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from serve_harness import ARTIFACTS, StartServer, mlflow_python
+
+from .harness import ARTIFACTS, StartServer, mlflow_python
 
 pytestmark = pytest.mark.e2e
 Refused = Callable[..., str]

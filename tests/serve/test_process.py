@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from serve_harness import SERVE, StartServer, wait_for
+
+from .harness import SERVE, StartServer, wait_for
 
 PARENT = f"import sys; sys.path.insert(0, {str(SERVE.parent)!r}); import serve; "
 STUBBORN = """

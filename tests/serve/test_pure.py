@@ -8,9 +8,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from serve_harness import JOB, LABELS, old_database
 
 import serve
+
+from .harness import JOB, LABELS, old_database
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_a_database_elsewhere_leaves_the_destination_alone(tmp_path: Path) -> No
 
 
 def modules(monkeypatch: pytest.MonkeyPatch, *present: str, sqlalchemy_2: bool = True) -> None:
-    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: name in present or None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name in present or None)
     monkeypatch.setattr(serve, "has_sqlalchemy_2", lambda: sqlalchemy_2)
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from serve_harness import (
+
+from .harness import (
     OLD_REVISION,
     StartServer,
     mlflow_python,

@@ -1,0 +1,75 @@
+"""Generated help for writing mlflow.yaml: a JSON schema for editors, an example with every setting."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import settings
+import values
+from action import Input
+
+SCHEMA = "mlflow.schema.json"
+
+
+REFERENCE = r"\$\{"
+"""Values with a reference to the environment are only known later."""
+
+
+def _any_case(word: str) -> str:
+    return "".join(f"[{char.upper()}{char}]" if char.isalpha() else char for char in word)
+
+
+def _property(entry: Input) -> dict[str, Any]:
+    found: dict[str, Any] = {"description": entry.description}
+    if entry.default is not None:
+        found["default"] = entry.default
+    text = {"type": "string", "pattern": REFERENCE}
+    choices = values.CHOICES.get(entry.name, ())
+    if entry.name in ("mode", "http_auth", "browse"):
+        pattern = "|".join(map(_any_case, choices))
+        found["anyOf"] = [{"enum": list(choices)}, {"type": "string", "pattern": f"^({pattern})$"}, text]
+        found["anyOf"] += [{"type": "boolean"}] if "true" in choices else []
+    elif choices:
+        found["anyOf"] = [{"enum": list(choices)}, text]
+    elif entry.name == "port":
+        found["anyOf"] = [{"type": "integer", "minimum": 1, "maximum": 65535}, text]
+    elif entry.name == "volumes":
+        found["anyOf"] = [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]
+    elif entry.name == "envs":
+        scalar = {"type": ["string", "number", "boolean"]}
+        found["anyOf"] = [{"type": "object", "additionalProperties": scalar}, {"type": "string"}]
+    else:
+        found["type"] = "string"
+    return found
+
+
+def schema(inputs: dict[str, Input]) -> str:
+    """Return the JSON schema of mlflow.yaml."""
+    return (
+        json.dumps(
+            {
+                "$schema": "https://json-schema.org/draft/2020-12/schema",
+                "title": "Settings of the MLflow server toolkit",
+                "type": ["object", "null"],
+                "additionalProperties": False,
+                "properties": {n: _property(e) for n, e in {**inputs, **settings.TOOLKIT}.items()},
+            },
+            indent=2,
+        )
+        + "\n"
+    )
+
+
+def example(inputs: dict[str, Input]) -> str:
+    """Return mlflow.example.yaml: every setting with its default, as a comment to take out."""
+    lines = [
+        f"# yaml-language-server: $schema={SCHEMA}",
+        "# Copy this to mlflow.yaml and take the # off what you set. ${NAME} and ${NAME:-default} stand for",
+        "# environment variables; passwords belong into a platform secret: secret:NAME.",
+    ]
+    for entry in {**inputs, **settings.TOOLKIT}.values():
+        default = "/mnt/mlflow/artifacts" if entry.default is None else entry.default
+        shown = default if default and default[0] not in "[{" else json.dumps(default)
+        lines += ["", f"# {entry.description}", f"#{entry.name}: {shown}"]
+    return "\n".join(lines) + "\n"
