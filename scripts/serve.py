@@ -84,9 +84,9 @@ def names(env: dict[str, str]) -> dict[str, str]:
     if not own:
         return {}
     hosts = ["localhost", "127.0.0.1", env["MLFLOW_HOST"], *own]
-    domain = "*.localhost" if env["MLFLOW_HOST"].startswith("127.") else "*"
+    domains = ["*.localhost", "*.localhost:*"] if env["MLFLOW_HOST"].startswith("127.") else ["*"]
     plain = [name + port for name in hosts for port in ("", ":*")]
-    public = [f"{name.split('.')[0]}.jobs.{domain}" for name in own]
+    public = [f"{name.split('.')[0]}.jobs.{domain}" for name in own for domain in domains]
     origins = [f"http://{name}" for name in plain] + [f"https://{name}" for name in public]
     return {
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(plain + public),

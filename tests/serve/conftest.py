@@ -124,28 +124,16 @@ def postgresql() -> Iterator[Database]:
         command = [psql, "-h", "127.0.0.1", "-p", str(port), "-U", "mlflow", "-d", name, "-Atc", sql]
         return subprocess.check_output(command, env={"PGPASSWORD": Database.PASSWORD}, text=True).strip()
 
-    init = [
-        *user,
-        initdb,
-        "-D",
-        data,
-        "-U",
-        "mlflow",
-        "-A",
-        "scram-sha-256",
-        f"--pwfile={password}",
-        "-E",
-        "UTF8",
-    ]
+    owner = ["-U", "mlflow", "-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8"]
+    init = [*user, initdb, "-D", str(data), *owner]
     subprocess.run(init, check=True, capture_output=True, cwd="/")
-    begin = [*user, pg_ctl, "-D", data, "-l", folder / "log", "-o", options, "-w", "start"]
+    begin = [*user, pg_ctl, "-D", str(data), "-l", str(folder / "log"), "-o", options, "-w", "start"]
     subprocess.run(begin, check=True, capture_output=True, cwd="/")
     try:
         yield Database("postgresql", port, execute)
     finally:
-        subprocess.run(
-            [*user, pg_ctl, "-D", data, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/"
-        )
+        end = [*user, pg_ctl, "-D", str(data), "-m", "immediate", "stop"]
+        subprocess.run(end, check=True, capture_output=True, cwd="/")
         shutil.rmtree(folder)
 
 

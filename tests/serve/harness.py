@@ -195,7 +195,7 @@ class Database:
     PASSWORD = "s3cret/p:w"
     ESCAPED = "s3cret%2Fp%3Aw"
 
-    def __init__(self, scheme: str, port: int, execute: Callable[[str, str], str]) -> None:
+    def __init__(self, scheme: str, port: int, execute: Callable[..., str]) -> None:
         self.scheme, self.port, self.execute = scheme, port, execute
 
     def uri(self, name: str, *, password: str = ESCAPED, scheme: str = "", port: int = 0) -> str:

@@ -54,7 +54,8 @@ def test_hosts(fresh: tuple[Server, Path], host: str, status: int) -> None:
 @pytest.mark.parametrize(
     ("origin", "status"),
     [
-        (f"http://{PUBLIC}:8080", 200),
+        (f"https://{PUBLIC}", 200),
+        (f"https://{PUBLIC}:8443", 200),
         (f"http://{LABELS[1]}.platform-jobs:5000", 200),
         ("https://evil.com", 403),
         (f"http://{LABELS[1]}.jobs.evil.com", 403),
