@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 include scripts/mlflow.mk
 
-help: mlflow-help
+help: ; @$(MLFLOW_RUN) help Makefile
 test: dev ; @.mlflow/venv-dev/bin/python -m pytest ## Run every test
 test-quick: dev ; @.mlflow/venv-dev/bin/python -m pytest -m 'not e2e' ## Run the tests that start no server
 lint: dev ; @bash dev/lint.sh ## Check style, types, shell scripts and generated text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import console
@@ -13,14 +14,16 @@ TARGET = re.compile(r"^([a-z-]+):.*?## (.*)$", re.MULTILINE)
 
 def targets(makefile: Path) -> list[tuple[str, str]]:
     """Return a makefile's targets with their help texts."""
-    return TARGET.findall(makefile.read_text(encoding="utf-8")) if makefile.exists() else []
+    found = TARGET.findall(makefile.read_text(encoding="utf-8"))
+    return [(name, text.replace("$$", "$")) for name, text in found]
 
 
 def main() -> None:
-    """Run the target."""
+    """Run the target; arguments are further makefiles to show."""
     print("Targets")
-    for name, text in [*targets(TOOLKIT_DIR / "mlflow.mk"), *targets(TOOLKIT_DIR.parent / "Makefile")]:
-        print(f"  make {name:18} {text}")
+    for makefile in [TOOLKIT_DIR / "mlflow.mk", *map(Path, sys.argv[1:])]:
+        for name, text in targets(makefile):
+            print(f"  make {name:18} {text}")
     print("\nVariables, on the make command line, in the environment or in mlflow.yaml (as port: 7000)")
     for setting in load().all.values():
         print(f"  MLFLOW_{setting.name.upper():22} {setting.shown or '(empty)'}  [{setting.source}]")

@@ -1,0 +1,90 @@
+"""mlflow.mk, on its own and in a Makefile with habits of its own; and what README.md says of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+MK = (ROOT / "scripts/mlflow.mk").read_text(encoding="utf-8")
+TARGETS = re.findall(r"(?m)^(mlflow-\w+): ; .* ## (.+)$", MK)
+ODD = {
+    "plain": "all: ; @echo host\n",
+    "another shell": "SHELL := /bin/false\n.SHELLFLAGS := -x\n",
+    "one shell": ".ONESHELL:\n",
+    "another recipe prefix": ".RECIPEPREFIX := >\nall:\n> @echo host\n",
+    "flags": "MAKEFLAGS += --no-builtin-rules --warn-undefined-variables\n",
+    "secondary expansion": ".SECONDEXPANSION:\n.DELETE_ON_ERROR:\n",
+}
+
+
+def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run make in a folder, with an empty HOME."""
+    env = {"PATH": os.environ["PATH"], "HOME": str(folder.parent)}
+    return subprocess.run(["make", *words], cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def host(workspace: Path) -> Path:
+    """A repository of somebody's with the toolkit copied into it, set up."""
+    shutil.copytree(ROOT / "scripts", workspace / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "action.yaml", workspace)
+    (workspace / ".mlflow").mkdir()
+    (workspace / ".mlflow/venv").symlink_to(ROOT / ".mlflow/venv")
+    return workspace
+
+
+@pytest.mark.parametrize("makefile", ODD.values(), ids=ODD)
+def test_it_works_in_any_makefile(host: Path, makefile: str) -> None:
+    (host / "Makefile").write_text(makefile + "include scripts/mlflow.mk\n")
+    run = make(host, "-s", "mlflow-render", "MLFLOW_PORT=7000")
+    assert (run.returncode, run.stdout, run.stderr) == (0, ".mlflow/action.yaml\n", "")
+    assert 'http_port: ${{ "7000" }}' in (host / ".mlflow/action.yaml").read_text()
+    run = make(host.parent, "-s", "-C", host.name, "mlflow-render")
+    assert run.returncode == 0, run.stderr
+
+
+def test_it_changes_nothing_of_the_hosts(host: Path) -> None:
+    own = "SHELL := /bin/bash\nall: a\na: ; @echo host $@ $(SHELL)\n"
+
+    def database(text: str) -> list[str]:
+        (host / "Makefile").write_text(text)
+        lines = make(host, "-pn", "all").stdout.splitlines()
+        ours = re.compile(r"mlflow|MLFLOW|^#|MAKEFILE_LIST|^\s*$|^\.PHONY|SHELL(FLAGS)? :=")
+        return [line for line in lines if not ours.search(line)]
+
+    assert database(own) == database(own + "include scripts/mlflow.mk\n")
+    assert make(host).stdout == "host a /bin/bash\n"
+
+
+def test_every_target_has_a_script_and_is_phony_and_in_the_readme() -> None:
+    names = [name for name, _ in TARGETS]
+    assert len(names) == len(set(names)) >= 12
+    phony = re.search(r"(?m)^MLFLOW_TARGETS := (.*)$", MK)
+    assert phony
+    assert [f"mlflow-{word}" for word in phony[1].split()] == names
+    for name in names:
+        assert (ROOT / "scripts" / f"{name.removeprefix('mlflow-')}.py").exists()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^\| `(mlflow-\w+)[^|]*` \|", readme) == names
+    for target in re.findall(r"(?:`|\$ )make (?:-s )?([a-z-]+)", readme):
+        assert target in names or re.search(rf"(?m)^{target}:", (ROOT / "Makefile").read_text()), target
+
+
+def test_nothing_runs_while_make_reads_the_file() -> None:
+    assert "$(shell" not in MK
+    assert "!=" not in MK
+
+
+def test_help_shows_every_target_and_setting(host: Path) -> None:
+    (host / "Makefile").write_text("include scripts/mlflow.mk\n")
+    shown = make(host, "-s", "mlflow-help", "MLFLOW_PRESET=gpu").stdout
+    for name, text in TARGETS:
+        assert re.search(rf"(?m)^  make {name} +{re.escape(text.replace('$$', '$'))}$", shown)
+    assert re.search(r"(?m)^  MLFLOW_PRESET +gpu  \[make command line\]$", shown)
