@@ -41,7 +41,7 @@ async def started(flow: Flow) -> AsyncIterator[Job]:
             await died(flow, await flow.find(ended=True))
         else:
             yield job
-            await submitting
+            await asyncio.wait({submitting})
     finally:
         submitting.cancel()
         with contextlib.suppress(Failure, asyncio.CancelledError):

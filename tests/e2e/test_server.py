@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -81,6 +82,17 @@ def test_what_a_client_logs_is_there_after_down_and_up(clone: Clone) -> None:
     assert clone.up() == url  # an address that clients may have kept
     assert clone.python(READ, run, MLFLOW_TRACKING_URI=url) == before
     assert not list(clone.home.glob(".apolo*")) + list(clone.home.glob(".neuro*"))
+
+
+def test_two_at_once_find_the_same_server(clone: Clone) -> None:
+    both = [clone.start("mlflow-up", "MLFLOW_PLATFORM=local") for _ in range(2)]
+    said = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    first, second = (re.search(r"MLflow .*(http://\S+)", out) for out, _ in said)
+    assert first
+    assert second
+    assert first[1] == second[1]
+    assert len(list(clone.state.glob("jobs/*/job.json"))) == 1
 
 
 def test_two_checkouts_do_not_meet(clone: Clone, served: Clone) -> None:

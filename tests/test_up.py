@@ -1,0 +1,72 @@
+"""Waiting for the server, on a platform that does not do as it should."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from apolo_sdk import JobStatus
+
+import up
+from console import Failure
+
+
+def job(status: JobStatus, reason: str = "", description: str = "", restarts: int = 0) -> Any:
+    """Return as much of a job as is looked at."""
+    history = SimpleNamespace(reason=reason, description=description, restarts=restarts, exit_code=3)
+    return SimpleNamespace(id="job-1", status=status, history=history, http_url=None)
+
+
+class Platform:
+    """Stands for `Flow`: the job is in these states, one after another, and stays in the last."""
+
+    def __init__(self, *states: Any, limit: int = 0) -> None:
+        self.states = list(states)
+        self.stopped: list[str] = []
+        self.settings = SimpleNamespace(timeout=limit, make=lambda target: f"make {target}")
+        self.client = SimpleNamespace(jobs=SimpleNamespace(status=self._status))
+
+    async def _status(self, _: str) -> Any:
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    async def log_tail(self, _: Any) -> str:
+        return "the last line"
+
+    async def stop(self, stopped: Any) -> None:
+        self.stopped.append(stopped.id)
+
+
+async def _failure(platform: Platform) -> str:
+    with pytest.raises(Failure) as caught:
+        await up.wait(platform, job(JobStatus.PENDING))  # type: ignore[arg-type]
+    [problem] = caught.value.problems
+    return str(problem)
+
+
+async def test_pending_too_long() -> None:
+    said = await _failure(Platform(job(JobStatus.PENDING, "Scheduling", "no node has a GPU")))
+    assert said.startswith(
+        "no server after 0s: pending Scheduling no node has a GPU; the job is left waiting"
+    )
+    assert "MLFLOW_TIMEOUT is the limit" in said
+    assert "make mlflow-down" in said
+
+
+async def test_running_without_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    said = await _failure(Platform(job(JobStatus.RUNNING)))
+    assert "it is left running: `make mlflow-down` stops it" in said
+    assert capsys.readouterr().err == "the last line\n"
+
+
+async def test_failed_before_it_ran(capsys: pytest.CaptureFixture[str]) -> None:
+    said = await _failure(Platform(job(JobStatus.FAILED, "ErrImagePull", "no such image"), limit=60))
+    assert "(job job-1 failed: ErrImagePull no such image, exit code 3)" in said
+    assert "the last line" in capsys.readouterr().err
+
+
+async def test_a_crash_loop_is_stopped() -> None:
+    running = job(JobStatus.RUNNING, "Restarting", restarts=1)
+    platform = Platform(job(JobStatus.RUNNING), running, limit=60)
+    assert "the server ended while starting" in await _failure(platform)
+    assert platform.stopped == ["job-1"]
