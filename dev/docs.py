@@ -1,19 +1,29 @@
-"""Writes the generated text: serve.py into action.yaml, the settings into README.md.
+"""Writes the generated text: serve.py into action.yaml, settings and arguments into README.md, editors' help.
 
-With --check it only says what is stale.
+With --check it only says what is stale. Fails, too, when the action names an input that it does not have.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from dev import editor_help  # noqa: E402
 
 import action  # noqa: E402
 import settings  # noqa: E402
+
+STRING = r"""(?:"[^"]*"|'[^']*')"""
+EXPRESSION = re.compile(rf"""(?s)\$\{{\{{(?:{STRING}|[^"'])*?\}}\}}|\$\[\[(?:{STRING}|[^"'])*?\]\]""")
+"""neuro-flow's expressions, whose strings have no escape for a quote."""
 
 
 def embed(action: str, script: str) -> str:
@@ -40,6 +50,69 @@ def settings_table(action_text: str) -> str:
     return "".join(rows) + "\n"
 
 
+def undefined_inputs(action_text: str) -> list[str]:
+    """Return a line for each name in the job's expressions that is no input of the action.
+
+    neuro-flow itself notices only when it evaluates the job, which is when somebody starts it.
+    """
+    known = action.read_inputs(action_text)
+    lines = []
+    for node in scalars(action.find(action.compose(action_text), "job")):
+        for expression in EXPRESSION.findall(node.value):
+            for name in re.findall(r"\binputs\s*\.\s*(\w+)", re.sub(STRING, "", expression)):
+                if name not in known:
+                    near = difflib.get_close_matches(name, known, 1)
+                    hint = f"did you mean inputs.{near[0]}?" if near else f"the inputs are {', '.join(known)}"
+                    line = node.start_mark.line + 1
+                    lines.append(f"action.yaml:{line}: inputs.{name} is not an input of the action: {hint}")
+    return lines
+
+
+def scalars(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
+    """Yield every scalar below a node of YAML."""
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    elif isinstance(node, yaml.CollectionNode):
+        for item in node.value:
+            for child in item if isinstance(item, tuple) else (item,):
+                yield from scalars(child)
+
+
+def comments(action_text: str) -> dict[str, str]:
+    """Return the Markdown in the comments above each input of the action; that of the whole file is at ""."""
+    lines = action_text.splitlines()
+
+    def above(index: int) -> str:
+        start = index
+        while start and lines[start - 1].lstrip().startswith("#"):
+            start -= 1
+        return "".join(re.sub("^ *# ?", "", line) + "\n" for line in lines[start:index])
+
+    found = {name: above(entry.line - 1) for name, entry in action.read_inputs(action_text).items()}
+    return {"": above(lines.index("kind: live")), **found}
+
+
+def examples(action_text: str) -> dict[str, str]:
+    """Return the YAML examples in the comments: `NAME-1`, `NAME-2` … of an input, `-1` of the whole file."""
+    return {
+        f"{name}-{number}": example
+        for name, markdown in comments(action_text).items()
+        for number, example in enumerate(re.findall(r"(?ms)^```yaml\n(.*?)^```$", markdown), 1)
+    }
+
+
+def reference(action_text: str) -> str:
+    """Return README.md's reference: the example of use, then a section for each input."""
+    text = f"\n```yaml\n{examples(action_text)['-1']}```\n"
+    markdown = comments(action_text)
+    for entry in action.read_inputs(action_text).values():
+        default = f"Default: `{entry.default}`." if entry.default else "Default: empty."
+        said = "Required." if entry.default is None else default
+        text += f"\n### `{entry.name}`\n\n{entry.description} {said}\n"
+        text += f"\n{markdown[entry.name]}" if markdown[entry.name] else ""
+    return text + "\n"
+
+
 def between(text: str, name: str, content: str) -> str:
     """Return text with what stands between the markers `name` and `end of name` replaced.
 
@@ -59,20 +132,31 @@ def generated() -> dict[Path, str]:
     action_file, readme = ROOT / "action.yaml", ROOT / "README.md"
     script = (ROOT / "scripts/serve.py").read_text(encoding="utf-8")
     action_text = embed(action_file.read_text(encoding="utf-8"), script)
-    table = settings_table(action_text)
-    return {action_file: action_text, readme: between(readme.read_text(encoding="utf-8"), "settings", table)}
+    readme_text = between(readme.read_text(encoding="utf-8"), "settings", settings_table(action_text))
+    readme_text = between(readme_text, "arguments", reference(action_text))
+    inputs = action.read_inputs(action_text)
+    return {
+        action_file: action_text,
+        readme: readme_text,
+        ROOT / editor_help.SCHEMA: editor_help.schema(inputs),
+        ROOT / "mlflow.example.yaml": editor_help.example(inputs),
+    }
 
 
 def main() -> int:
     """Write, or with --check compare; return the exit code."""
-    stale = [path for path, text in generated().items() if path.read_text(encoding="utf-8") != text]
+    texts = generated()
+    stale = [p for p, text in texts.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
+    wrong = undefined_inputs(texts[ROOT / "action.yaml"])
+    for line in wrong:
+        print(line)
     for path in stale:
         if "--check" in sys.argv:
             print(f"{path.relative_to(ROOT)} is stale: run `make docs`")
         else:
-            path.write_text(generated()[path], encoding="utf-8")
+            path.write_text(texts[path], encoding="utf-8")
             print(f"wrote {path.relative_to(ROOT)}")
-    return 1 if stale and "--check" in sys.argv else 0
+    return 1 if wrong or (stale and "--check" in sys.argv) else 0
 
 
 if __name__ == "__main__":
