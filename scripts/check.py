@@ -110,7 +110,9 @@ async def _check(settings: Settings) -> None:
 
     try:
         async with open_flow(settings) as flow:
-            await check_submission(flow, await flow.evaluate())
+            async with flow.rendered():
+                submission = await flow.evaluate()
+            await check_submission(flow, submission)
     except Failure as failure:
         if failure.code != UNREACHABLE:
             raise
@@ -122,7 +124,6 @@ def main() -> None:
     """Run the target."""
     settings = load()
     require(settings)
-    action.write_rendered(settings.action_text, settings.overrides)
     asyncio.run(_check(settings))
     say("no error found")
 

@@ -64,7 +64,8 @@ async def drift(flow: Flow, job: Job) -> list[str]:
 
     A life span counts only where it is to be longer than the job's: `mlflow-extend` lengthens that one.
     """
-    submission = await flow.evaluate()
+    async with flow.rendered():
+        submission = await flow.evaluate()
     then, now = of_job(job), of_submission(flow, submission)
     lines = [
         f"{name}: {redact(then.get(name, ''))} → {redact(now.get(name, ''))}"

@@ -16,6 +16,7 @@ import sh
 import action
 import console
 from console import UNREACHABLE, Failure, Problem
+from locks import alone
 from login import VENV_BIN, Login, child_environment, log_in
 from settings import JOB, TOOLKIT_DIR, Settings, flow_dir, live_file, redact
 from submission import Submission, parse_dry_run
@@ -120,8 +121,18 @@ class Flow:
                 )
             ) from None
 
+    @contextlib.asynccontextmanager
+    async def rendered(self) -> AsyncIterator[None]:
+        """Keep the rendered action as these settings want it while the block runs.
+
+        Another target in the workspace, whose settings may be others, waits until then.
+        """
+        async with alone(action.RENDERED.with_name("action.lock")):
+            action.write_rendered(self.settings.action_text, self.settings.overrides)
+            yield
+
     async def evaluate(self) -> Submission:
-        """Return the job that neuro-flow would submit.
+        """Return the job that neuro-flow would submit of what is `rendered`.
 
         Raises:
             Failure: the flow or the action cannot be evaluated.
@@ -217,17 +228,18 @@ async def open_flow(settings: Settings, *, will_run: bool = False) -> AsyncItera
         Failure: there is no login, or the platform does not answer.
     """
     login = log_in(settings, will_run=will_run)
-    with platform_errors(settings):
-        client = await asyncio.wait_for(apolo_sdk.get(path=login.config), CONNECT_TIMEOUT)
-        idle = False
-        try:
-            flow = Flow(settings, login, client)
-            flow.job = await asyncio.wait_for(flow.find(), CONNECT_TIMEOUT)
+    idle = False
+    try:
+        with platform_errors(settings):
+            client = await asyncio.wait_for(apolo_sdk.get(path=login.config), CONNECT_TIMEOUT)
             try:
-                yield flow
+                flow = Flow(settings, login, client)
+                flow.job = await asyncio.wait_for(flow.find(), CONNECT_TIMEOUT)
+                try:
+                    yield flow
+                finally:
+                    idle = login.is_last_user() and not await flow.has_active_jobs()
             finally:
-                idle = not await flow.has_active_jobs()
-        finally:
-            await client.close()
-            if idle:
-                login.release()
+                await client.close()
+    finally:
+        login.release(idle)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from console import Failure, Problem
 from local_platform import client as local
+from locks import Users
 from settings import TOOLKIT_DIR, Settings
 
 VENV_BIN = Path(".mlflow/venv/bin")
@@ -32,8 +33,10 @@ class Login:
     """Where the files of `storage:` are, in words; empty on a real platform."""
     browser_link: Callable[[str], str]
     """Turns a job's URL into one that a browser gets in with."""
-    release: Callable[[], None]
-    """Ends what only served this login; call it when no job is active."""
+    is_last_user: Callable[[], bool]
+    """Tells whether this is the only target that uses a platform which should end with its last job."""
+    release: Callable[[bool], None]
+    """Gives the login back; with True ends that platform, too."""
 
 
 def log_in(settings: Settings, *, will_run: bool = False) -> Login:
@@ -50,7 +53,8 @@ def log_in(settings: Settings, *, will_run: bool = False) -> Login:
             "neuro-flow",
             "",
             lambda url: url,
-            lambda: None,
+            lambda: False,
+            lambda _: None,
         )
     if will_run:
         lock = TOOLKIT_DIR / "local_platform" / "mlflow.lock"
@@ -58,12 +62,19 @@ def log_in(settings: Settings, *, will_run: bool = False) -> Login:
         if subprocess.run(bootstrap, check=False).returncode:
             raise Failure(Problem("MLflow could not be installed for the local platform", "see above"))
     state = STATE.absolute()
+    users = Users(STATE.with_name("local.lock"))
     try:
         login = local.start(state)
     except local.PlatformError as error:
         raise Failure(
             Problem(f"the local platform does not start: {error}", f"its log is {STATE}/platform.log")
         ) from None
+
+    def release(end: bool) -> None:
+        if end:
+            local.stop(state)
+        users.close()
+
     return Login(
         login.environment,
         Path(login.environment["APOLO_CONFIG"]),
@@ -71,7 +82,8 @@ def log_in(settings: Settings, *, will_run: bool = False) -> Login:
         f"{STATE}/bin/neuro-flow",
         f"{STATE}/storage",
         lambda url: local.browser_link(login, url),
-        lambda: local.stop(state),
+        users.last,
+        release,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import action
 import check
 import console
 from flow import open_flow
@@ -25,7 +24,6 @@ def main() -> None:
     """Run the target: nothing is stopped when the settings would not start."""
     settings = load()
     check.require(settings)
-    action.write_rendered(settings.action_text, settings.overrides)
     asyncio.run(restart(settings))
 
 

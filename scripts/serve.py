@@ -139,7 +139,7 @@ def artifacts_folder(destination: Path, store: Path) -> Path:
     if others and inside.exists() and not served.is_dir():
         say(f"WARNING: the database {store} lies among artifacts ({', '.join(others[:3])} in {destination}):")
         say("WARNING: over HTTP, whoever reaches this server can read, replace and delete it, backups too.")
-        say("WARNING: stop the server and run `make mlflow-upgrade`, which moves the artifacts apart.")
+        say(f"WARNING: stop the server, make the folder {served}, and move all but the database into it.")
         return destination
     if others:
         say(f"artifacts are in {served}; not served: {', '.join(others[:3])} in {destination}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import action
 import console
 import server
 from console import MISTAKE, format_duration
@@ -39,9 +38,7 @@ async def status(settings: Settings) -> int:
 
 def main() -> int:
     """Run the target."""
-    settings = load()
-    action.write_rendered(settings.action_text, settings.overrides)  # today's, to compare with
-    return asyncio.run(status(settings))
+    return asyncio.run(status(load()))
 
 
 if __name__ == "__main__":

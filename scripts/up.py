@@ -7,7 +7,6 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator
 
-import action
 import check
 import console
 import server
@@ -28,24 +27,30 @@ async def started(flow: Flow) -> AsyncIterator[Job]:
     Raises:
         Failure: neuro-flow cannot evaluate or submit it, or it ended at once.
     """
-    submission = await flow.evaluate()
-    await check_submission(flow, submission)
-    await flow.make_folders(submission)
-    say(f"starting the server: neuro-flow run {JOB}")
-    submitting = asyncio.create_task(flow.neuro_flow("run", JOB))
+    submitting = None
     try:
-        while (job := await flow.find()) is None and not submitting.done():
-            await asyncio.wait({submitting}, timeout=0.2)
-        if job is None:
+        async with flow.rendered():
+            job = await flow.find()  # another mlflow-up may have been faster
+            if job is None:
+                submission = await flow.evaluate()
+                await check_submission(flow, submission)
+                await flow.make_folders(submission)
+                say(f"starting the server: neuro-flow run {JOB}")
+                submitting = asyncio.create_task(flow.neuro_flow("run", JOB))
+            while submitting and (job := await flow.find()) is None and not submitting.done():
+                await asyncio.wait({submitting}, timeout=0.2)
+        if job:
+            yield job
+            if submitting:
+                await asyncio.wait({submitting})
+        elif submitting:
             await submitting
             await died(flow, await flow.find(ended=True))
-        else:
-            yield job
-            await asyncio.wait({submitting})
     finally:
-        submitting.cancel()
-        with contextlib.suppress(Failure, asyncio.CancelledError):
-            await submitting
+        if submitting:
+            submitting.cancel()
+            with contextlib.suppress(Failure, asyncio.CancelledError):
+                await submitting
 
 
 async def died(flow: Flow, job: Job | None) -> None:
@@ -138,7 +143,6 @@ def main() -> None:
     """Run the target."""
     settings = load()
     check.require(settings)
-    action.write_rendered(settings.action_text, settings.overrides)
     asyncio.run(up(settings))
 
 

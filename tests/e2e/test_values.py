@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, assume, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-import action
 import flow
 import settings
 
@@ -39,8 +38,7 @@ def submitted() -> dict[str, str]:
     async def evaluate() -> dict[str, str]:
         found = settings.load()
         assert not found.problems
-        action.write_rendered(found.action_text, found.overrides)
-        async with flow.open_flow(found) as opened:
+        async with flow.open_flow(found) as opened, opened.rendered():
             return (await opened.evaluate()).env
 
     return asyncio.run(evaluate())
