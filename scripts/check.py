@@ -106,18 +106,19 @@ def stop_at_errors(found: list[Problem]) -> None:
 
 async def _check(settings: Settings) -> None:
     from flow import open_flow  # the SDK takes a second to import, and the checks above do without
-    from platform_check import check_submission
+    from platform_check import check_submission, check_tools
 
     try:
         async with open_flow(settings) as flow:
             async with flow.rendered():
                 submission = await flow.evaluate()
             await check_submission(flow, submission)
+            await check_tools(flow)
     except Failure as failure:
         if failure.code != UNREACHABLE:
             raise
         complain(failure.problems)
-        say("not checked without the platform: expressions in live.yaml, the preset, secrets")
+        say("not checked without the platform: expressions in live.yaml, preset, secrets")
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import console
 from console import complain
@@ -21,6 +22,11 @@ def _rows(settings: dict[str, Setting]) -> list[list[str]]:
     return rows
 
 
+def _plain(setting: Setting) -> dict[str, Any]:
+    under = setting.overrides
+    return {"value": setting.shown, "source": setting.source, "overrides": _plain(under) if under else None}
+
+
 def table(settings: dict[str, Setting]) -> str:
     """Return the settings as aligned columns: setting, value, source, what it overrides."""
     rows = [["SETTING", "VALUE", "SOURCE", "INSTEAD OF"], *_rows(settings)]
@@ -35,8 +41,7 @@ def main() -> None:
     """Run the target."""
     settings = load()
     if os.environ.get("MLFLOW_FORMAT") == "json":
-        shown = {s.name: {"value": s.shown, "source": s.source} for s in settings.all.values()}
-        print(json.dumps(shown, indent=2))
+        print(json.dumps({s.name: _plain(s) for s in settings.all.values()}, indent=2))
     else:
         print(table(settings.all))
     complain(settings.problems)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import re
+import subprocess
 from collections.abc import AsyncIterator
 
 import submission
@@ -9,7 +13,10 @@ import values
 from check import is_expression, relation_problems, stop_at_errors, value_problem
 from console import Problem
 from flow import Flow
+from settings import live_file
 from submission import Submission
+
+OLDEST_NEURO_FLOW = (24, 12)
 
 
 async def check_submission(flow: Flow, submitted: Submission) -> None:
@@ -50,3 +57,39 @@ async def _missing(flow: Flow, inputs: dict[str, str]) -> AsyncIterator[Problem]
         what = "SQLite does not work on the file storage of a cluster on Azure, which has no file locks"
         fix = "keep the database on a disk: volume, or in PostgreSQL"
         yield Problem(what, fix, sources["backend_store_uri"], warning=True)
+
+
+async def check_tools(flow: Flow) -> None:
+    """Warn of a neuro-flow that is too old, and of `gh:` actions that it could not fetch over SSH."""
+    found = []
+    if flow.settings.flow_cli:
+        said = await flow.neuro_flow("--version")
+        version = tuple(map(int, re.findall(r"\d+", said)[:2]))
+        if version < OLDEST_NEURO_FLOW:
+            source = flow.settings.toolkit["flow_cli"].source
+            fix = "take 24.12 or newer, or leave flow_cli empty for the toolkit's own"
+            found.append(Problem(f"flow_cli is {' '.join(said.split())}", fix, source, warning=True))
+    live = live_file(flow.settings.flow_dir)
+    text = live.read_text(encoding="utf-8") if live else ""
+    for match in re.finditer(r"(?m)^\s*action:\s*[\"']?(gh:([\w.-]+/[\w.-]+)@([\w./-]+))", text):
+        if reason := await asyncio.to_thread(_unreachable, match[2], match[3]):
+            line = text.count("\n", 0, match.start(1)) + 1
+            fix = "neuro-flow fetches it over SSH: add a key to your GitHub account, and look at the tag"
+            found.append(
+                Problem(f"git cannot fetch {match[1]} ({reason})", fix, f"{live}:{line}", warning=True)
+            )
+    stop_at_errors(found)
+
+
+def _unreachable(repository: str, reference: str) -> str:
+    """Return why git cannot find a tag or branch of a GitHub repository over SSH, or an empty string."""
+    command = ["git", "ls-remote", "--exit-code", f"git@github.com:{repository}.git", reference]
+    ssh = "ssh -o BatchMode=yes -o ConnectTimeout=10"
+    env = {"GIT_SSH_COMMAND": ssh, **os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    try:
+        run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=20, check=False)
+    except subprocess.TimeoutExpired:
+        return "no answer in 20 s"
+    if run.returncode == 2:
+        return f"no tag or branch {reference}"
+    return "" if run.returncode == 0 else " ".join(run.stderr.split())[:200] or "git failed"

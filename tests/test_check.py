@@ -9,6 +9,7 @@ import pytest
 
 import check
 import settings
+import up
 import values
 from console import Failure
 
@@ -146,6 +147,11 @@ def test_bad_values(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, fix: str
 ) -> None:
     [problem] = _problems(monkeypatch, name, value)
+    with pytest.raises(Failure) as caught:
+        up.main()
+    assert caught.value.code == 1
+    assert list(map(str, caught.value.problems)) == [problem]
+    assert not (workspace / ".mlflow").exists()  # nothing was rendered, no platform or job started
     shown = settings.redact(value)
     assert problem.startswith(f"make command line: {name} is {shown!r}; ")
     assert fix in problem

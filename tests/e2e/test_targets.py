@@ -177,6 +177,20 @@ def test_check_asks_the_platform(clone: Clone) -> None:
     assert clone.processes() == []
 
 
+def test_check_looks_at_the_tools(clone: Clone) -> None:
+    old = clone.path / "old-flow"
+    real = clone.path / ".mlflow/venv/bin/neuro-flow"
+    old.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec echo neuro-flow 22.7.1\nexec "{real}" "$@"\n')
+    old.chmod(0o755)
+    live = clone.path / ".neuro/live.yaml"
+    live.write_text(live.read_text() + "  other:\n    action: gh:nobody/nothing@v1\n    args: {}\n")
+    ssh = {"GIT_SSH_COMMAND": "false"}  # no test asks GitHub
+    _, err = clone.local("mlflow-check", f"MLFLOW_FLOW_CLI={old}", code=0, **ssh)
+    assert "warning: make command line: flow_cli is neuro-flow 22.7.1; take 24.12 or newer" in err
+    assert re.search(r"warning: \.neuro/live\.yaml:\d+: git cannot fetch gh:nobody/nothing@v1 \(", err)
+    assert err.endswith("mlflow: no error found\n")
+
+
 def test_no_login_and_no_platform(clone: Clone) -> None:
     for target in ("mlflow-up", "mlflow-down", "mlflow-status", "mlflow-logs", "mlflow-env", "mlflow-open"):
         out, err = clone.make(target, code=2)
@@ -192,14 +206,17 @@ def test_targets_that_need_no_login(clone: Clone) -> None:
     out, _ = clone.make(
         "mlflow-config", "MLFLOW_FORMAT=json", MLFLOW_BACKEND_STORE_URI="postgresql://me:pw@h/db"
     )
-    assert json.loads(out)["backend_store_uri"] == {
-        "value": "postgresql://me:***@h/db",
-        "source": "environment MLFLOW_BACKEND_STORE_URI",
-    }
+    shown = json.loads(out)["backend_store_uri"]
+    assert (shown["value"], shown["source"]) == (
+        "postgresql://me:***@h/db",
+        "environment MLFLOW_BACKEND_STORE_URI",
+    )
+    assert shown["overrides"]["value"] == "sqlite:///${{ volumes.mlflow.mount }}/mlflow.db"
+    assert shown["overrides"]["overrides"]["source"].startswith("action.yaml:")
     out, _ = clone.make("mlflow-config")
     assert re.search(r"(?m)^port +5000 +action.yaml:\d+$", out)
     _, err = clone.make("mlflow-check")
-    assert "not checked without the platform: expressions in live.yaml, the preset, secrets" in err
+    assert "not checked without the platform: expressions in live.yaml, preset, secrets" in err
     assert err.endswith("mlflow: no error found\n")
     for target in ("help", "mlflow-help"):
         out, _ = clone.make(target, MLFLOW_PORT="7000")
