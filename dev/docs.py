@@ -8,10 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import yaml
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
@@ -57,7 +54,7 @@ def undefined_inputs(action_text: str) -> list[str]:
     """
     known = action.read_inputs(action_text)
     lines = []
-    for node in scalars(action.find(action.compose(action_text), "job")):
+    for node in action.scalars(action.find(action.compose(action_text), "job")):
         for expression in EXPRESSION.findall(node.value):
             for name in re.findall(r"\binputs\s*\.\s*(\w+)", re.sub(STRING, "", expression)):
                 if name not in known:
@@ -66,16 +63,6 @@ def undefined_inputs(action_text: str) -> list[str]:
                     line = node.start_mark.line + 1
                     lines.append(f"action.yaml:{line}: inputs.{name} is not an input of the action: {hint}")
     return lines
-
-
-def scalars(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
-    """Yield every scalar below a node of YAML."""
-    if isinstance(node, yaml.ScalarNode):
-        yield node
-    elif isinstance(node, yaml.CollectionNode):
-        for item in node.value:
-            for child in item if isinstance(item, tuple) else (item,):
-                yield from scalars(child)
 
 
 def comments(action_text: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,16 @@ def find(node: yaml.Node | None, *path: str) -> yaml.Node | None:
     for key in path:
         node = entries(node).get(key, (None, None))[1]
     return node
+
+
+def scalars(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
+    """Yield every scalar below a node of YAML."""
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    elif isinstance(node, yaml.CollectionNode):
+        for item in node.value:
+            for child in item if isinstance(item, tuple) else (item,):
+                yield from scalars(child)
 
 
 def read_inputs(text: str) -> dict[str, Input]:
@@ -102,19 +113,11 @@ def render(text: str, overrides: dict[str, str]) -> str:
             return literal(overrides[match[2]])
         return match[0]
 
-    def edit_expressions(node: yaml.Node) -> None:
-        if isinstance(node, yaml.CollectionNode):
-            for item in node.value:
-                for child in item if isinstance(item, tuple) else (item,):
-                    edit_expressions(child)
-        elif isinstance(node, yaml.ScalarNode) and "${{" in node.value:
-            start, end = node.start_mark.index, node.end_mark.index
+    for scalar in scalars(find(root, "job")):
+        if "${{" in scalar.value:
+            start, end = scalar.start_mark.index, scalar.end_mark.index
             new = _EXPRESSION.sub(lambda whole: _INPUT.sub(in_expression, whole[0]), text[start:end])
             edits.append((start, end, new))
-
-    job = find(root, "job")
-    if job is not None:
-        edit_expressions(job)
     for name, value in overrides.items():
         node = entries(find(root, "inputs"))[name][1]
         # A default is never an expression, so text that looks like one cannot be written there.

@@ -11,7 +11,7 @@ import action
 import console
 import values
 from console import UNREACHABLE, Failure, Problem, complain, say
-from settings import JOB, LIVE, Setting, Settings, live_file, load
+from settings import JOB, LIVE, Setting, Settings, live_file, load, redact
 
 
 def problems(settings: Settings) -> list[Problem]:
@@ -34,8 +34,7 @@ def value_problem(setting: Setting, value: str) -> Problem | None:
     if "\0" in value:
         return Problem(f"{setting.name} holds a NUL", "no program can take that", setting.source)
     fix = values.CHECKS[setting.name](value) if setting.name in values.CHECKS else ""
-    shown = Setting(setting.name, value, setting.layer, setting.source).shown
-    return Problem(f"{setting.name} is {shown!r}", fix, setting.source) if fix else None
+    return Problem(f"{setting.name} is {redact(value)!r}", fix, setting.source) if fix else None
 
 
 def relation_problems(settings: Settings, inputs: dict[str, str]) -> list[Problem]:

@@ -9,7 +9,7 @@ import apolo_sdk
 from console import format_duration, parse_duration
 from flow import Flow, Job
 from settings import redact
-from submission import Submission
+from submission import Submission, inputs
 from values import OF_THE_ACTION
 
 
@@ -44,15 +44,15 @@ def of_job(job: Job) -> dict[str, str]:
 
 def of_submission(flow: Flow, submission: Submission) -> dict[str, str]:
     """Return the settings that today's job would be started with, in the same words."""
-    parse, options = flow.client.parse, submission.options
+    parse, evaluated = flow.client.parse, inputs(submission)
     volumes = parse.volumes(submission.volumes)
     env = parse.envs([f"{name}={value}" for name, value in submission.env.items()])
     other = {
-        "http_auth": str("no-http-auth" not in options),
+        "http_auth": evaluated["http_auth"],
         "image": parse.remote_image(submission.image).as_docker_url(),
-        "restart": options.get("restart", "never"),
-        "job_name": options["name"],
-        "preset": options.get("preset") or next(iter(flow.client.config.presets)),
+        "restart": evaluated["restart"],
+        "job_name": evaluated["job_name"],
+        "preset": evaluated["preset"] or next(iter(flow.client.config.presets)),
     }
     return _settings(
         {**env.env, **{n: str(uri) for n, uri in env.secret_env.items()}}, _mounts(volumes), other

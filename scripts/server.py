@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shlex
@@ -50,7 +51,7 @@ async def probe(flow: Flow, job: Job) -> str:
             if answer.status == 200 and isinstance(json.loads(text), dict):
                 return ""
             return f"it answers {answer.status} {redact(' '.join(text.split())[:120])}"
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+    except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
         return f"it does not answer: {error or type(error).__name__}"
 
 
