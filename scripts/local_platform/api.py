@@ -13,7 +13,7 @@ from aiohttp import web
 
 from .auth import Auth
 from .gate import Gate
-from .jobs import Job
+from .jobs import Job, is_minutes
 from .manager import Manager
 from .names import CLUSTER, ORG, PROJECT, USER, ApiError
 from .platform_config import PRESETS, config
@@ -93,6 +93,8 @@ class Api:
                 status = 400  # 404 would mean to clients that the job, file or secret is missing
         except (ConnectionError, TimeoutError):
             raise
+        except OSError as error:  # as where the disk is full
+            status, text, errno = 400, f"the local platform: {error}", None
         except Exception:
             log.exception("%s %s", request.method, request.path)
             status, errno = 400, None
@@ -164,7 +166,7 @@ class Api:
     async def _extend(self, request: web.Request) -> web.Response:
         data, job = await body(request), self._job(request)
         minutes = data.get("additional_max_run_time_minutes")
-        if not isinstance(minutes, int) or isinstance(minutes, bool) or minutes < 1:
+        if not minutes or not is_minutes(minutes):
             raise ApiError(400, f"additional_max_run_time_minutes {minutes!r} is not a number of minutes")
         if not job.active:
             raise ApiError(400, f"job {job.id} is over ({job.status})")

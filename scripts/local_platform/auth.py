@@ -53,7 +53,7 @@ class Auth:
         """Return a token's claims; ApiError 401 unless it was signed here, for this use, and still holds."""
         try:
             claims: dict[str, Any] = jwt.decode(token, self._key, algorithms=["HS256"])
-        except JOSEError as error:
+        except (JOSEError, ValueError) as error:  # ValueError: bytes that are no text
             raise ApiError(401, "the token is not one of this platform") from error
         if claims.get("identity") != USER or claims.get("use") != use or "exp" not in claims:
             raise ApiError(401, "the token is not meant for this")

@@ -226,7 +226,7 @@ def main() -> int:
         child = _start(spec)
     except (StartError, OSError) as error:
         code = error.code if isinstance(error, StartError) else 125
-        os.write(report, f"{code} {' '.join(str(error).split())}\n".encode())
+        os.write(report, f"{code} {' '.join(str(error).split())[:1000]}\n".encode())
         return code
     os.write(report, b"started\n")
     os.close(report)

@@ -17,6 +17,8 @@ RESTART_POLICIES = ("never", "on-failure", "always")
 #: Seconds of a minute of life span. A test makes it shorter; nothing else does.
 MINUTE = 60.0
 
+#: The longest text that Linux hands to a program, in bytes (MAX_ARG_STRLEN in its binfmts.h).
+LONGEST_TEXT = 2**17
 _TEXT_FIELDS = (
     "name",
     "description",
@@ -80,13 +82,6 @@ class Job:
         """Seconds since the job started, until now or its end."""
         started = self.started_at
         return 0.0 if started is None else max(0.0, (self.finished_at or time.time()) - started)
-
-    @property
-    def life_left(self) -> float | None:
-        """Seconds until the life span is over; None without a limit (none given, or 0)."""
-        if not self.max_run_time_minutes:
-            return None
-        return self.max_run_time_minutes * MINUTE - self.run_time
 
     def become(
         self, status: str, reason: str = "", description: str = "", exit_code: int | None = None
@@ -178,10 +173,12 @@ def check(data: dict[str, Any]) -> Job:
     Raises ApiError 400 that names the field for what is not valid or not supported here.
     """
     for key in _TEXT_FIELDS:
-        if data.get(key) is not None and not (isinstance(data[key], str) and "\0" not in data[key]):
-            raise ApiError(400, f"{key} must be a text")
+        if data.get(key) is not None and not _is_text(data[key]):
+            raise ApiError(400, f"{key} must be a text without NUL, of less than {LONGEST_TEXT} bytes")
     if not data.get("image"):
         raise ApiError(400, "image is missing")
+    if ".." in PurePosixPath(data.get("working_dir") or "").parts:
+        raise ApiError(400, f"working_dir {data['working_dir']!r} is not a path without ..")
     name = data.get("name")
     if name and not (3 <= len(name) <= 40 and re.fullmatch(r"[a-z](-?[a-z0-9])*", name)):
         raise ApiError(400, f"name {name!r}: 3 to 40 small letters, digits and single -, a letter first")
@@ -196,11 +193,9 @@ def check(data: dict[str, Any]) -> Job:
             raise ApiError(400, f"{key}: {error}") from error
     for key in ("env", "secret_env"):
         for variable, value in _typed(data, key, dict).items():
-            if not variable or "=" in variable or not isinstance(value, str) or "\0" in variable + value:
-                raise ApiError(400, f"{key}: {variable!r} is not a variable with a text for a value")
-    if len(_typed(data, "tags", list)) > 16 or not all(
-        isinstance(tag, str) for tag in data.get("tags") or []
-    ):
+            if not variable or "=" in variable or not (_is_text(variable) and _is_text(value)):
+                raise ApiError(400, f"{key}: {variable!r:.50} is not a variable with a text for a value")
+    if len(_typed(data, "tags", list)) > 16 or not all(_is_text(tag) for tag in data.get("tags") or []):
         raise ApiError(400, "tags must be a list of at most 16 texts")
     if data.get("priority") not in (None, "low", "normal", "high"):
         raise ApiError(400, f"priority {data['priority']!r} is none of low, normal, high")
@@ -209,7 +204,7 @@ def check(data: dict[str, Any]) -> Job:
             400, f"restart_policy {data['restart_policy']!r} is none of {', '.join(RESTART_POLICIES)}"
         )
     minutes = data.get("max_run_time_minutes")
-    if minutes is not None and (not isinstance(minutes, int) or isinstance(minutes, bool) or minutes < 0):
+    if minutes is not None and not is_minutes(minutes):
         raise ApiError(400, f"max_run_time_minutes {minutes!r} is not a number of minutes")
     if data.get("tty"):
         raise ApiError(400, "tty: the local platform runs no jobs with a terminal")
@@ -253,6 +248,19 @@ def _typed(data: dict[str, Any], key: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise ApiError(400, f"{key} must be a {'list' if kind is list else 'dictionary'}")
     return value
+
+
+def _is_text(value: object) -> bool:
+    """Whether a program can be given a value: no NUL, no half of a surrogate pair, not too long."""
+    try:
+        return isinstance(value, str) and "\0" not in value and len(value.encode()) < LONGEST_TEXT
+    except UnicodeEncodeError:
+        return False
+
+
+def is_minutes(value: object) -> bool:
+    """Whether a value of a request is a number of minutes that one can reckon with."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9
 
 
 def _is_port(value: object) -> bool:

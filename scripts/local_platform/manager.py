@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import images, network
+from . import images, jobs, network
 from .environment import Place, Resources, build
 from .jobs import Job, check
 from .names import PROJECT, ApiError, internal_hosts
@@ -27,6 +27,8 @@ BACKOFF, BACKOFF_LIMIT = 1.0, 60.0
 #: A job counts as running for so many seconds at least. Clients look every 0.2 s, and one that never saw the
 #: job running does not show its output. On the platform no job ends this fast.
 SHORTEST = 0.6
+#: Measures life spans: the time of day may jump. It goes on while the machine sleeps.
+CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 #: The last state of a job: status, reason, description, exit code.
 End = tuple[str, str, str, int | None]
@@ -44,8 +46,16 @@ class Run:
     ingress: Ingress | None = None
     stop_reason: tuple[str, str] | None = None  # (reason, description) once it is to be cancelled
     exit_code: int = 0  # of the last process
+    started_at: float | None = None  # by CLOCK
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: "asyncio.Task[None] | None" = None
+
+    @property
+    def life_left(self) -> float | None:
+        """Seconds until the life span is over; None without a limit (none given, or 0)."""
+        if not self.job.max_run_time_minutes or self.started_at is None:
+            return None
+        return self.job.max_run_time_minutes * jobs.MINUTE - (time.clock_gettime(CLOCK) - self.started_at)
 
     def stop(self, reason: str, description: str = "") -> None:
         """Ask for the job's end."""
@@ -121,15 +131,19 @@ class Manager:
         folder.mkdir(mode=0o700)
         run = Run(job, folder, Output(folder / "log", live=True))
         self.jobs[job.id], self.runs[job.id] = job, run
-        if job.request.get("http"):
-            run.ingress = self._open_ingress(run)
-            try:
+        try:
+            if job.request.get("http"):
+                run.ingress = self._open_ingress(run)
                 job.ingress_port = await run.ingress.open(self._remembered_port(job.name))
-            except OSError as error:
-                del self.jobs[job.id], self.runs[job.id]
-                raise ApiError(400, f"http: {error}") from error
-            self._remember_port(job)
-        self._save(job)
+                self._remember_port(job)
+            write_atomic(folder / "job.json", json.dumps(job.record()).encode())
+        except OSError:  # no port, no space: there is no such job
+            del self.jobs[job.id], self.runs[job.id]
+            run.output.close()
+            if run.ingress:
+                await run.ingress.close()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         run.task = asyncio.create_task(self._live(run))
         return job
 
@@ -162,6 +176,8 @@ class Manager:
             end = await self._run(run)
         except StartError as error:
             end = ("failed", error.reason, str(error), error.exit_code)
+        except (ApiError, OSError) as error:
+            end = ("failed", "Error", str(error), None)
         except Exception:
             log.exception("job %s", job.id)
             end = ("failed", "Error", "the local platform made a mistake; its platform.log tells more", None)
@@ -174,7 +190,7 @@ class Manager:
         run.output.close()
         with contextlib.suppress(OSError):  # the state folder may have been removed
             self._write_hosts()
-            self._save(job)
+        self._save(job)
         log.info("job %s: %s %s", job.id, job.status, job.statuses[-1]["reason"])
 
     async def _run(self, run: Run) -> End:
@@ -183,12 +199,13 @@ class Manager:
         policy = job.request.get("restart_policy") or "never"
         while run.stop_reason is None:
             process = await self._start(run)
+            run.started_at = run.started_at or time.clock_gettime(CLOCK)
             job.become("running")
             self._save(job)
             await self._until_end(run, process)
             run.exit_code = await process.ended
             if run.stop_reason is None:
-                await self._wait(run, SHORTEST - (time.time() - job.statuses[-1]["at"]))
+                await self._wait(run, min(SHORTEST, SHORTEST - (time.time() - job.statuses[-1]["at"])))
             run.output.detach_all()
             if run.stop_reason is None and (policy == "always" or (policy == "on-failure" and run.exit_code)):
                 job.restarts += 1
@@ -221,8 +238,8 @@ class Manager:
     async def _until_end(self, run: Run, process: Process) -> None:
         """Wait for the process, or stop it when the user asks for that or the job's life span is over."""
         while not process.ended.done():
-            await self._wait(run, run.job.life_left, process.ended)
-            left = run.job.life_left
+            await self._wait(run, run.life_left, process.ended)
+            left = run.life_left
             if left is not None and left <= 0 and not process.ended.done():
                 run.stop("LifeSpanEnded")
             if run.stop_reason is not None:
@@ -275,7 +292,11 @@ class Manager:
         return self._state.jobs / job.id
 
     def _save(self, job: Job) -> None:
-        write_atomic(self._folder(job) / "job.json", json.dumps(job.record()).encode())
+        """Keep a job's record. Where that fails (no space, no folder) the job goes on without."""
+        try:
+            write_atomic(self._folder(job) / "job.json", json.dumps(job.record()).encode())
+        except OSError as error:
+            log.warning("job %s is not saved: %s", job.id, error)
 
     @staticmethod
     def _clean(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """A job's output: kept in a file, and handed to whoever follows it or is attached to the job."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,7 +22,8 @@ class Output:
     def write(self, number: int, data: bytes) -> None:
         """Add what the job wrote to standard output (1) or error (2)."""
         if self._file is not None:
-            self._file.write(data)
+            with contextlib.suppress(OSError):  # no space: the job goes on, and so does its log once there is
+                self._file.write(data)
         for queue in list(self._attached):
             if queue.qsize() > LAG:
                 self._attached.discard(queue)

@@ -27,7 +27,7 @@ async def body(request: web.Request) -> dict[str, Any]:
     """Read a JSON object from the request; ApiError 400 for anything else."""
     try:
         data = json.loads(await request.read())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ApiError(400, "the request's body is not JSON") from error
     if not isinstance(data, dict):
         raise ApiError(400, "the request's body is not a JSON object")

@@ -19,10 +19,14 @@ CHUNK = 2**20
 NDJSON = "application/x-ndjson"
 
 
-def locate(root: Path, parts: list[str]) -> Path:
-    """Find the file of a storage path; ApiError 403 when a symbolic link leads out of the storage."""
+def locate(root: Path, parts: list[str], *, itself: bool = False) -> Path:
+    """
+    Find the file of a storage path; ApiError 403 when a symbolic link leads out of the storage.
+
+    `itself` is for what acts on a link and not on what it leads to: deleting and renaming.
+    """
     path = root.joinpath(*parts)
-    real, top = os.path.realpath(path.parent if path.is_symlink() else path), os.path.realpath(root)
+    real, top = os.path.realpath(path.parent if itself and parts else path), os.path.realpath(root)
     if real != top and not real.startswith(top + os.sep):
         raise ApiError(403, f"{'/'.join(parts)!r} is a link that leads out of the storage")
     return path
@@ -92,8 +96,9 @@ class Storage:
             )
         # The raw path: aiohttp decodes the matched one, and `%2e%2e` or `%2F` must be seen as sent.
         raw = request.rel_url.raw_path
-        path = locate(self._root, project_path(raw.removeprefix(self._prefix), unquote(raw)))
+        parts = project_path(raw.removeprefix(self._prefix), unquote(raw))
         try:
+            path = locate(self._root, parts, itself=name.upper() in ("DELETE", "RENAME"))
             return await operation(request, path)
         except FileNotFoundError as error:
             raise ApiError(404, f"{unquote(raw)!r} does not exist", "ENOENT") from error

@@ -20,6 +20,7 @@ from local_platform import client
 
 T = TypeVar("T")
 PYTHON = str(Path(sys.executable).resolve())
+MLFLOW = Path(__file__).parents[2] / ".mlflow/venv-mlflow/bin"
 #: Seconds that nothing here should need.
 LONG = 60.0
 
@@ -103,6 +104,7 @@ class Platform:
         images = {
             "python:*": {"bin": str(Path(PYTHON).parent)},
             "entry:*": {"bin": "/bin", "entrypoint": "echo hello"},
+            "mlflow:*": {"bin": str(MLFLOW)},
         }
         (self.state / "images.yaml").write_text(yaml.safe_dump(images))
         self.login = client.start(self.state)
