@@ -1,4 +1,5 @@
-"""Writes the generated text: serve.py into action.yaml, settings and arguments into README.md, editors' help.
+"""Writes the generated text: serve.py into action.yaml; settings, arguments and figures into README.md and
+BENCHMARKS.md; editors' help.
 
 With --check it only says what is stale. Fails, too, when the action names an input that it does not have.
 """
@@ -11,11 +12,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "bench")]
 
 from dev import editor_help  # noqa: E402
 
 import action  # noqa: E402
+import report  # noqa: E402
 import settings  # noqa: E402
 
 STRING = r"""(?:"[^"]*"|'[^']*')"""
@@ -122,7 +124,13 @@ def generated() -> dict[Path, str]:
     readme_text = between(readme.read_text(encoding="utf-8"), "settings", settings_table(action_text))
     readme_text = between(readme_text, "arguments", reference(action_text))
     inputs = action.read_inputs(action_text)
+    figures = {}
+    if (ROOT / "bench/results.json").exists():
+        results = report.load(ROOT / "bench/results.json")
+        readme_text = between(readme_text, "sizing", report.sizing(results))
+        figures = {ROOT / "BENCHMARKS.md": report.page(results)}
     return {
+        **figures,
         action_file: action_text,
         readme: readme_text,
         ROOT / editor_help.SCHEMA: editor_help.schema(inputs),

@@ -1,4 +1,4 @@
-"""Prepare the store of an MLflow tracking server, then run the server as its parent: PID 1 of the job.
+"""Prepare the store of an MLflow tracking server and run the server, below a small parent: PID 1 of the job.
 
 Settings come by environment only: MLFLOW_ACTION_MODE, MLFLOW_ACTION_EXTRA_PARAMS, the platform's NEURO_JOB_*,
 MLFLOW_ACTION_DATABASE_TIMEOUT (seconds), and MLflow's own variables, which win over the defaults set here.
@@ -7,20 +7,24 @@ MLFLOW_ACTION_DATABASE_TIMEOUT (seconds), and MLflow's own variables, which win 
 from __future__ import annotations
 
 import fcntl
+import gc
 import importlib
 import importlib.util
 import logging
+import multiprocessing
 import os
 import re
+import runpy
 import shlex
 import shutil
 import signal
+import socket
 import sqlite3
-import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -37,8 +41,18 @@ LOCAL_FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "ov
 SQLITE_LOCK = (510, 0x40000002)  # length and start of the bytes that SQLite locks (SHARED_FIRST in its os.h)
 SQLITE_WAIT = 20.0  # seconds, as long as MLflow waits for a locked SQLite database
 UPGRADE_WAIT = 600.0  # seconds
+END = (signal.SIGTERM, signal.SIGINT)
+FORKS = sys.platform == "linux"  # macOS ends a process that has imported MLflow and forks
 BACKUPS_KEPT = 5
 SCHEMA_QUERY = "SELECT max(version_num) FROM alembic_version"
+OURS = {
+    "artifacts",
+    "backups",
+    "lost+found",
+    "mlruns",
+}  # beside a database: neither artifacts nor in their way
+MOVING = ".artifacts.moving"  # what becomes `artifacts` when everything is in it
+RESTORING = ".mlflow-restore"  # artifacts that a restore has verified, and will put in their places
 DRIVERS = {  # SQLAlchemy's name of a driver and its module, in order of preference
     "postgresql": {"psycopg": "psycopg", "psycopg2": "psycopg2"},
     "mysql": {"pymysql": "pymysql", "mysqldb": "MySQLdb"},
@@ -58,11 +72,16 @@ class Problem(Exception):
     """What the user has to put right, in one line."""
 
 
-def say(text: str, stream: TextIO | None = None) -> None:
-    """Print one line, without the passwords of the URIs in it; on stderr unless `stream` is given."""
+def redact(text: str) -> str:
+    """Return text as one line, without the passwords of the URIs in it."""
     text = re.sub(r"(://[^:/@\s]*:).*@", r"\1***@", text, flags=re.S)  # an @ or blank may be in the password
     text = re.sub(r"([?&][^=&\s]*(?:pass|pwd|token)[^=&\s]*=)[^&\s]+", r"\1***", text)
-    print("mlflow-server:", " ".join(text.split())[:1000], file=stream or sys.stderr, flush=True)
+    return " ".join(text.split())[:1000]
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print one redacted line; on stderr unless `stream` is given."""
+    print("mlflow-server:", redact(text), file=stream or sys.stderr, flush=True)
 
 
 def explain(error: Exception) -> str:
@@ -73,7 +92,7 @@ def explain(error: Exception) -> str:
     return "; ".join([text, *(remedy for sign, remedy in REMEDIES.items() if re.search(sign, text, re.I))])
 
 
-def names(env: dict[str, str]) -> dict[str, str]:
+def names(env: MutableMapping[str, str]) -> dict[str, str]:
     """Return MLflow's lists of hosts and origins for the job's own names, as patterns of fnmatch.
 
     Internal names are `LABEL.NAMESPACE`, public ones `LABEL.jobs.DOMAIN`. No job is told the DOMAIN; behind a
@@ -123,6 +142,22 @@ def sqlite_file(uri: str) -> tuple[Path, str]:
     return path, f"file:{quote(str(path))}" + (f"?{vfs.group()}" if vfs else "")
 
 
+def beside(root: Path, store: Path) -> list[str]:
+    """Return the names of what lies beside a store in `root` and is not ours: artifacts, mostly."""
+    store_entry = store.resolve().relative_to(root.resolve()).parts[:1]
+    entries = (entry.name for entry in root.iterdir())
+    return sorted(name for name in entries if name not in OURS and not name.startswith((".", *store_entry)))
+
+
+def move_artifacts(root: Path, store: Path) -> None:
+    """Move the artifacts beside a store into `artifacts`; when it was interrupted, the next call goes on."""
+    moving = root / MOVING
+    moving.mkdir(exist_ok=True)
+    for name in beside(root, store):
+        (root / name).rename(moving / name)
+    moving.rename(root / "artifacts")
+
+
 def artifacts_folder(destination: Path, store: Path) -> Path:
     """Return the folder to serve artifacts from: never one that holds the store, unless artifacts lie there.
 
@@ -132,14 +167,14 @@ def artifacts_folder(destination: Path, store: Path) -> Path:
     if root not in (inside, *inside.parents):
         return destination
     served = destination / "artifacts"
-    ours = {"artifacts", "backups", "lost+found"}
-    store_entry = inside.relative_to(root).parts[:1]
-    entries = [entry.name for entry in root.iterdir() if entry.name not in ours]
-    others = sorted(name for name in entries if not name.startswith((".", *store_entry)))
+    if (root / MOVING).is_dir():
+        move_artifacts(root, inside)
+    others = beside(root, inside)
     if others and inside.exists() and not served.is_dir():
         say(f"WARNING: the database {store} lies among artifacts ({', '.join(others[:3])} in {destination}):")
         say("WARNING: over HTTP, whoever reaches this server can read, replace and delete it, backups too.")
-        say(f"WARNING: stop the server, make the folder {served}, and move all but the database into it.")
+        say("WARNING: `make mlflow-upgrade` moves them apart. By hand: stop the server, make the folder")
+        say(f"WARNING: {served}, and move all but the database into it.")
         return destination
     if others:
         say(f"artifacts are in {served}; not served: {', '.join(others[:3])} in {destination}")
@@ -151,6 +186,13 @@ def package(name: str) -> Path:
     """Return the folder of an installed package, else an empty path. Importing MLflow would take seconds."""
     spec = importlib.util.find_spec(name)
     return Path(next(iter(spec.submodule_search_locations or [""]))) if spec else Path()
+
+
+def mlflow_version() -> str:
+    """Return the version of the installed MLflow."""
+    text = (package("mlflow") / "version.py").read_text("utf-8")
+    found = re.search(r'VERSION = "(.*)"', text)
+    return found.group(1) if found else "?"
 
 
 def has_sqlalchemy_2() -> bool:
@@ -170,8 +212,15 @@ def is_current(revision: str | None, where: object) -> bool:
     return revision in known - parents
 
 
+def run_upgrade(uri: str, fresh: bool) -> None:
+    """Create or upgrade MLflow's tables, in a child; the server will share what is imported for it."""
+    if FORKS:
+        importlib.import_module("mlflow.store.db.utils")
+    in_child(upgrade_schema, uri, fresh)
+
+
 def upgrade_schema(uri: str, fresh: bool) -> None:
-    """Create or upgrade MLflow's tables. Imports MLflow, so it runs in a child."""
+    """Create or upgrade MLflow's tables. Changes how everything logs, so it runs in a child."""
     logging.disable(logging.CRITICAL)  # a line for each of sixty migrations
     utils = importlib.import_module("mlflow.store.db.utils")
     engine = utils.create_sqlalchemy_engine(uri)
@@ -179,7 +228,7 @@ def upgrade_schema(uri: str, fresh: bool) -> None:
 
 
 def in_child(work: Callable[..., None], *arguments: object) -> None:
-    """Run `work` in a forked process, so that PID 1 stays small and can be stopped; exit when it fails."""
+    """Run `work` in a forked process, which leaves no trace in this one; exit when it fails."""
     child = os.fork()
     if not child:
         code = 1
@@ -267,7 +316,7 @@ def save_backup(copy: Path, path: Path, revision: str) -> None:
     folder = path.parent / "backups"
     folder.mkdir(exist_ok=True)
     backup = folder / f"{path.stem}-{revision or 'none'}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
-    part = backup.with_suffix(".part")
+    part = folder / f".{path.stem}.part"  # one name, so that what a crash leaves is overwritten
     try:
         shutil.copyfile(copy, part)
         part.replace(backup)
@@ -293,7 +342,7 @@ def migrate_sqlite(database: sqlite3.Connection, path: Path, revision: str | Non
             if state != "ok":
                 raise sqlite3.DatabaseError(f"corrupt: {state}")
             save_backup(work, path, revision)
-        in_child(upgrade_schema, f"sqlite:///{work}", revision is None)
+        run_upgrade(f"sqlite:///{work}", revision is None)
         if database.execute("PRAGMA data_version").fetchone() != version:
             raise Problem(f"{path} was written to during its upgrade; nothing changed: stop its other users")
         with closing(sqlite3.connect(work)) as copy:
@@ -318,6 +367,8 @@ def prepare_sqlite(uri: str, timeout: float) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         check_folder(path, needs_locks=not dotfile)
+        if path.exists():
+            path.open("r+b").close()  # SQLite would open one that it may not write to for reading
         if dotfile:
             drop_stale_dotlock(path, timeout)
         with closing(sqlite3.connect(target, timeout, uri=True, isolation_level=None)) as database:
@@ -352,8 +403,17 @@ def sql_uri(uri: str) -> str:
     return f"{kind}+{usable[0]}://{rest}" if usable else uri
 
 
+def sql_revision(session: Any) -> str | None:
+    """Return the revision of the schema, "" where tables have none, None where there are none of MLflow's."""
+    alchemy = importlib.import_module("sqlalchemy")
+    tables = set(alchemy.inspect(session).get_table_names())
+    query = SCHEMA_QUERY if "alembic_version" in tables else "SELECT ''"
+    found: str = session.execute(alchemy.text(query)).scalar()
+    return found or ("" if "experiments" in tables else None)
+
+
 def prepare_sql(uri: str, timeout: float) -> None:
-    """Wait for a database server, upgrade the schema once. Imports SQLAlchemy, so it runs in a child."""
+    """Wait for a database server, upgrade the schema once."""
     alchemy = importlib.import_module("sqlalchemy")
     url = urlsplit(uri)
     kind = url.scheme.partition("+")[0]
@@ -372,24 +432,18 @@ def prepare_sql(uri: str, timeout: float) -> None:
                 raise OSError(str(error.orig)) from None
             raise Problem(f"{where}: {error.orig}; correct backend_store_uri or the database") from None
 
-    def revision(session: Any) -> str | None:
-        tables = set(alchemy.inspect(session).get_table_names())
-        query = SCHEMA_QUERY if "alembic_version" in tables else "SELECT ''"
-        found = session.execute(alchemy.text(query)).scalar()
-        return found or ("" if tables - {"alembic_version"} else None)
-
     with wait(connect, timeout, where) as session:
-        if is_current(revision(session), where):
+        if is_current(sql_revision(session), where):
             return
         lock = {  # both give up after UPGRADE_WAIT, and are freed with the session
             "postgresql": "SELECT set_config('lock_timeout', '{:.0f}s', false), pg_advisory_lock(5077)",
             "mysql": "SELECT GET_LOCK('mlflow schema', {})",
         }.get(kind, "SELECT 1")
         session.execute(alchemy.text(lock.format(UPGRADE_WAIT)))
-        found = revision(session)
+        found = sql_revision(session)
         if not is_current(found, where):
             say(f"{where}: " + ("creating the schema" if found is None else f"upgrading the schema {found}"))
-            upgrade_schema(uri, found is None)
+            run_upgrade(uri, found is None)
 
 
 def store_path(uri: str) -> Path | None:
@@ -399,6 +453,15 @@ def store_path(uri: str) -> Path | None:
     if uri.startswith("file:"):
         return Path(unquote(urlsplit(uri).path)).absolute()
     return None if "://" in uri else Path(uri).absolute()
+
+
+def locate(env: MutableMapping[str, str]) -> tuple[str, str]:
+    """Return the backend store's URI and the artifacts destination that the settings mean."""
+    destination = re.sub("^file://", "", env.get("MLFLOW_ARTIFACTS_DESTINATION", ""))
+    if not destination:
+        raise Problem("artifacts_destination is empty: set it to a folder on a volume, or to s3://…")
+    uri = env.get("MLFLOW_BACKEND_STORE_URI", "").strip() or choose_backend(destination)
+    return (uri if store_path(uri) else sql_uri(uri)), destination
 
 
 def store_defaults(uri: str, workers: int) -> dict[str, str]:
@@ -411,6 +474,14 @@ def store_defaults(uri: str, workers: int) -> dict[str, str]:
     return {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "5", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(overflow)}
 
 
+def uvicorn_options() -> str:
+    """Return options for the installed uvicorn, which may kill a worker that is busy for 5 s."""
+    config = package("uvicorn") / "config.py"
+    checks = config.is_absolute() and "timeout_worker_healthcheck" in config.read_text("utf-8")
+    patience = " --timeout-worker-healthcheck 30" if checks else ""
+    return f"--no-access-log --timeout-graceful-shutdown 5{patience}"
+
+
 def prepare_store(uri: str, destination: str, timeout: float) -> str:
     """Prepare the backend store; return the destination that the server is to have."""
     store = store_path(uri)
@@ -418,18 +489,23 @@ def prepare_store(uri: str, destination: str, timeout: float) -> str:
         folder = Path(destination).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         destination = str(artifacts_folder(folder, store) if store else folder)
+        if (Path(destination) / RESTORING).exists():
+            raise Problem(
+                "a restore with artifacts was interrupted: run the same `make mlflow-restore` again"
+            )
     if uri.startswith("sqlite"):
         prepare_sqlite(uri, min(timeout, SQLITE_WAIT))
     elif store:
         say(f"{store} is a file store, which MLflow gives up; move it to a database while no server runs:")
         say(f"mlflow migrate-filestore --source {store} --target sqlite:////FOLDER/mlflow.db")
     else:
-        in_child(prepare_sql, uri, timeout)
+        prepare_sql(uri, timeout)
     return destination
 
 
-def prepare(env: dict[str, str]) -> list[str]:
+def prepare(env: MutableMapping[str, str]) -> list[str]:
     """Prepare the store and complete `env` for the server; return the server's command."""
+    env.update({name: value for name, value in DEFAULTS.items() if not env.get(name)})
     mode = env.get("MLFLOW_ACTION_MODE", "").strip().lower() or "server"
     if mode not in ("server", "ui"):
         raise Problem(f"mode is {env['MLFLOW_ACTION_MODE']!r}: set it to server or ui")
@@ -443,48 +519,146 @@ def prepare(env: dict[str, str]) -> list[str]:
         raise Problem(f"extra_params has {', '.join(options & OWN_INPUTS)}: use the input for it")
     if package("mlflow") == Path():
         raise Problem(f"MLflow is not installed for {sys.executable}: take another image")
-    destination = re.sub("^file://", "", env.get("MLFLOW_ARTIFACTS_DESTINATION", ""))
-    if not destination:
-        raise Problem("artifacts_destination is empty: set it to a folder on a volume, or to s3://…")
-    uri = env.get("MLFLOW_BACKEND_STORE_URI", "").strip() or choose_backend(destination)
-    uri = uri if store_path(uri) else sql_uri(uri)
+    uri, destination = locate(env)
     destination = prepare_store(uri, destination, timeout)
     env["MLFLOW_BACKEND_STORE_URI"], env["MLFLOW_ARTIFACTS_DESTINATION"] = uri, destination
     env["MLFLOW_PORT"] = env.get("NEURO_JOB_HTTP_PORT") or env.get("MLFLOW_PORT") or "5000"
-    words = f"{' '.join(extra)} -w {env.get('MLFLOW_WORKERS') or DEFAULTS['MLFLOW_WORKERS']}"
+    words = f"{' '.join(extra)} -w {env['MLFLOW_WORKERS']}"
     workers = re.search(r"(?:-w|--workers)[ =]*([1-9]\d*)", words)
-    defaults = {**DEFAULTS, **store_defaults(uri, int(workers.group(1)) if workers else 1)}
+    defaults = store_defaults(uri, int(workers.group(1)) if workers else 1)
     if not options & {"--gunicorn-opts", "--waitress-opts", "--dev"} and not env.get("MLFLOW_GUNICORN_OPTS"):
-        defaults["MLFLOW_UVICORN_OPTS"] = "--no-access-log --timeout-graceful-shutdown 5"
+        defaults["MLFLOW_UVICORN_OPTS"] = uvicorn_options()
     if mode == "ui":
         defaults.update({"MLFLOW_SERVE_ARTIFACTS": "false", "MLFLOW_DEFAULT_ARTIFACT_ROOT": destination})
     env.update({name: value for name, value in defaults.items() if not env.get(name)})
     env.update({name: value for name, value in names(env).items() if not env.get(name)})
     if (package("mlflow") / "server/auth").exists() and package("flask_wtf") == Path():
         say("without flask-wtf MLflow answers some concurrent searches with HTTP 500: take a -full image")
-    version = re.findall(r'VERSION = "(.*)"', (package("mlflow") / "version.py").read_text("utf-8")) or ["?"]
-    say(f"MLflow {version[0]}, {mode} mode, backend store {uri}, artifacts {destination}", sys.stdout)
+    say(f"MLflow {mlflow_version()}, {mode} mode, backend store {uri}, artifacts {destination}", sys.stdout)
     return [sys.executable, "-m", "mlflow", "server", *extra]
 
 
-def supervise(command: list[str], env: dict[str, str]) -> int:
-    """Run the server, pass signals on, reap the orphans of PID 1; return the server's exit code."""
-    server = subprocess.Popen(command, env=env, start_new_session=True)
+def close_pools() -> None:
+    """Close the idle connections of all of SQLAlchemy's engines: no child may use its parent's."""
+    engine = importlib.import_module("sqlalchemy.engine").Engine
+    for thing in gc.get_objects():
+        if issubclass(type(thing), engine):
+            thing.dispose()
+
+
+def send_at_once(config: Any) -> None:
+    """Let uvicorn's workers send small answers at once: asyncio asks for it only where there is one worker.
+
+    Otherwise the second packet of an answer waits for the client's delayed acknowledgement, 40 ms each time.
+    """
+    bind = config.bind_socket
+
+    def bind_socket(self: Any) -> socket.socket:
+        listener: socket.socket = bind(self)
+        with suppress(OSError):  # it may be no TCP socket
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # those it accepts inherit that
+        return listener
+
+    config.bind_socket = bind_socket
+
+
+def run_web_server(command: list[str], env: dict[str, str]) -> None:
+    """Run MLflow's command for uvicorn or gunicorn in this process, whose workers then share its imports.
+
+    Where they cannot, because MLflow or its app are not what they are known to be, the command starts apart.
+    """
+    os.environ.update(env)
+    start = 3 if command[1] == "-m" else 1
+    module = Path(command[start - 1]).name
+    try:
+        importlib.import_module(module)  # MLflow checks host names only where it finds a web server imported
+        for part in ("mlflow.server", re.split("[:(]", command[-1])[0]):  # their routes follow from `env`
+            importlib.reload(sys.modules[part]) if part in sys.modules else importlib.import_module(part)
+        if module == "uvicorn":
+            workers: Any = importlib.import_module("uvicorn._subprocess")
+            workers.spawn = multiprocessing.get_context("fork")
+            send_at_once(importlib.import_module("uvicorn.config").Config)
+        close_pools()
+        if threading.active_count() > 1:
+            raise RuntimeError("the app has started a thread")
+    except Exception as error:
+        say(f"the web server imports MLflow anew: {error!r}")
+        os.execvp(command[0], command)  # noqa: S606
+    gc.freeze()
+    gc.enable()
+    os.register_at_fork(after_in_child=lambda: [signal.signal(number, signal.SIG_DFL) for number in END])
+    sys.argv = [module, *command[start:]]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def run_mlflow(command: list[str]) -> None:
+    """Run `python -m mlflow …` in this process, with a web server that is a fork of it.
+
+    So MLflow is imported once, not once here and once in each worker, which took most of the time and memory.
+    """
+    gc.disable()  # until all is imported: there is no garbage to find
+    for number in END:
+        signal.signal(number, signal.SIG_DFL)
+    server: Any = importlib.import_module("mlflow.server")
+    apart: Any = getattr(server, "_exec_cmd", None)  # of MLflow 2 and 3
+
+    def execute(words: list[str], **options: Any) -> Any:
+        known = re.search("uvicorn|gunicorn", " ".join(words[:3])) and "--reload" not in words
+        if not known or threading.active_count() > 1:  # a fork has none of the other threads
+            return apart(words, **options)
+        close_pools()
+        gc.collect()
+        gc.freeze()  # a collection would touch, and so copy, what is shared
+        arguments = (words, options.get("extra_env") or {})
+        child: Any = multiprocessing.get_context("fork").Process(target=run_web_server, args=arguments)
+        child.start()
+        child.poll, child.wait = lambda: child.exitcode, child.join
+        child.send_signal = lambda number: os.kill(child.pid, number)
+        for number in END:
+            signal.signal(
+                number, lambda *_: None
+            )  # the whole group has it, and the child ends in its own time
+        if options.get("synchronous", True):
+            child.join()
+            sys.exit(child.exitcode)
+        return child
+
+    server._exec_cmd = execute
+    sys.argv = command[2:]
+    runpy.run_module("mlflow", run_name="__main__", alter_sys=True)
+
+
+def serve() -> int:
+    """Prepare, then become the server; return the exit code."""
+    try:
+        command = prepare(os.environ)
+    except Exception as error:
+        say(explain(error))
+        return 1
+    if not FORKS:
+        os.execv(command[0], command)  # noqa: S606
+    sys.path[0] = str(Path.cwd())  # as with `python -m`
+    run_mlflow(command)
+    return 0
+
+
+def supervise(server: int) -> int:
+    """Pass signals on to the server, reap the orphans of PID 1; return the server's exit code."""
     asked: list[int] = []
 
     def forward(number: int, _frame: object) -> None:
+        asked.append(number)  # first: the next signal may come while this one is handled
         with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL if asked else number)
-        asked.append(number)
+            os.killpg(server, number if len(asked) == 1 else signal.SIGKILL)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in END:
         signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, END)
     pid, status = os.wait()
-    while pid != server.pid:
+    while pid != server:
         pid, status = os.wait()
-    server.returncode = status
     with suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGKILL)  # whatever is left of its group
+        os.killpg(server, signal.SIGKILL)  # whatever is left of its group
     if os.WIFSIGNALED(status):
         return 128 + os.WTERMSIG(status)
     if not status and not asked:  # `mlflow server` returns 0 even where uvicorn has failed
@@ -494,16 +668,17 @@ def supervise(command: list[str], env: dict[str, str]) -> int:
 
 
 def main() -> int:
-    """Prepare, then serve; return the exit code."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))  # the kernel does nothing for PID 1
-    env = dict(os.environ)
-    try:
-        command = prepare(env)
-    except Exception as error:
-        say(explain(error))
-        return 1
-    return supervise(command, env)
+    """Start the server as a child, which keeps this process small; return the exit code."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, END)  # until there is somebody to pass them on to
+    child = os.fork()
+    with suppress(OSError):
+        os.setpgid(child, 0)  # in both processes: neither waits for the other
+    if child:
+        return supervise(child)
+    for number in END:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # also for what is prepared here
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, END)
+    return serve()
 
 
 if __name__ == "__main__":

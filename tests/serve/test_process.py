@@ -31,7 +31,8 @@ time.sleep(60)
 
 
 def supervising(program: str, *prefix: str) -> subprocess.Popen[str]:
-    code = PARENT + f"sys.exit(serve.supervise([sys.executable, '-c', {program!r}], dict(serve.os.environ)))"
+    code = PARENT + f"serve.serve = lambda: serve.os.execv(sys.executable, ['python', '-c', {program!r}])"
+    code += "; sys.exit(serve.main())"
     return subprocess.Popen(
         [*prefix, sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -138,4 +139,18 @@ def test_options_reach_the_server(ready_volume: Path, start: StartServer) -> Non
     )
     wait_for(lambda: "Application startup complete" in server.log.read_text(), "the server")
     assert server.call("GET", "/a-b/version") == (200, b"3.17.2")
+    assert server.stop() == 0
+
+
+@pytest.mark.e2e
+def test_what_cannot_share_its_imports_makes_them_anew(
+    ready_volume: Path, start: StartServer, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import importlib; importlib.reload = None")
+    server = start(ready_volume, PYTHONPATH=str(tmp_path)).wait_until_up()
+    assert "the web server imports MLflow anew: TypeError" in server.lines[-1]
+    assert (
+        server.call("GET", "/api/2.0/mlflow/experiments/search?max_results=1", headers={"Host": "evil"})[0]
+        == 403
+    )
     assert server.stop() == 0

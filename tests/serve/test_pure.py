@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import sys
 from fnmatch import fnmatch
@@ -306,3 +307,17 @@ def test_the_program_can_travel_in_an_action() -> None:
     for line in text.splitlines():
         if line.startswith(("import ", "from ")):
             assert line.split()[1].split(".")[0] in standard | {"__future__"}
+
+
+def test_what_the_workers_accept_sends_at_once() -> None:
+    class Config:
+        def bind_socket(self) -> socket.socket:
+            return socket.create_server(("127.0.0.1", 0))
+
+    serve.send_at_once(Config)
+    with (
+        Config().bind_socket() as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
