@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-
-import apolo_sdk
+from typing import TYPE_CHECKING
 
 from console import format_duration, parse_duration
 from flow import Flow, Job
 from settings import redact
 from submission import Submission, inputs
 from values import OF_THE_ACTION
+
+if TYPE_CHECKING:
+    import apolo_sdk
 
 
 def _mounts(mounted: apolo_sdk.Container | apolo_sdk.VolumeParseResult) -> list[str]:

@@ -1,4 +1,4 @@
-"""Shelling out to neuro-flow, and reading the state of its jobs."""
+"""The workspace's flow on a platform: its server's job, found, watched and stopped."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-
-import aiohttp
-import apolo_sdk
-import sh
+from typing import TYPE_CHECKING
 
 import action
 import console
+import neuro_flow
 from console import UNREACHABLE, Failure, Problem
-from locks import alone
-from login import VENV_BIN, Login, child_environment, log_in
-from settings import JOB, TOOLKIT_DIR, Settings, flow_dir, live_file, redact
-from submission import Submission, parse_dry_run
+from lazy import lazily
+from login import VENV_BIN, Login, log_in
+from neuro_flow import HeldRun
+from settings import JOB, Settings, flow_dir, live_file, redact
+from submission import Submission
+
+if TYPE_CHECKING:
+    import aiohttp
+    import apolo_sdk
+
+    Job = apolo_sdk.JobDescription
+else:
+    aiohttp, apolo_sdk, Job = lazily("aiohttp"), lazily("apolo_sdk"), object
 
 CONNECT_TIMEOUT = 12
 """Seconds for the first answer of the platform: `make` has to say so within 15 that there is none."""
-
-Job = apolo_sdk.JobDescription
 
 
 @contextlib.contextmanager
@@ -72,6 +77,8 @@ class Flow:
         self.client = client
         self.job: Job | None = None
         """The active server job, if there is one."""
+        self.held: HeldRun | None = None
+        """The run that is to become the server's job, where it has begun."""
 
     async def has_active_jobs(self) -> bool:
         """Tell whether any job of the user is pending or running on the platform, the server's or another."""
@@ -87,49 +94,13 @@ class Flow:
                 return job
         return None
 
-    async def neuro_flow(self, *words: str, **variables: str) -> str:
-        """Run a neuro-flow command and return what it printed; cancelling ends the command too.
+    async def neuro_flow(self, *words: str) -> str:
+        """Run a neuro-flow command and return what it printed, as `neuro_flow.neuro_flow` does."""
+        return await neuro_flow.neuro_flow(self.settings, self.login, *words)
 
-        Raises:
-            Failure: it ended with another exit code than 0; its last words are in the message.
-        """
-        name = self.settings.flow_cli or str(VENV_BIN.absolute() / "neuro-flow")
-        environment = {**child_environment(self.login, self.settings), **variables}
-        try:
-            command = sh.Command(name).bake(_env=environment, _tty_out=False, _err_to_out=True, _async=True)
-        except sh.CommandNotFound:
-            setting = self.settings.toolkit["flow_cli"]
-            raise Failure(
-                Problem(f"there is no command {name}", "install it or correct flow_cli", setting.source)
-            ) from None
-        running = command(*words)
-        try:
-            return str(await running)
-        except asyncio.CancelledError:
-            with contextlib.suppress(ProcessLookupError):
-                running.terminate()
-            raise
-        except sh.ErrorReturnCode as error:
-            said = [
-                line.strip() for line in error.stdout.decode(errors="replace").splitlines() if line.strip()
-            ]
-            last = redact(_reason(said))
-            raise Failure(
-                Problem(
-                    f"neuro-flow {words[0]} ended with exit code {error.exit_code}: {last}",
-                    f"correct the setting and run `{self.settings.make('mlflow-up')}` again",
-                )
-            ) from None
-
-    @contextlib.asynccontextmanager
-    async def rendered(self) -> AsyncIterator[None]:
-        """Keep the rendered action as these settings want it while the block runs.
-
-        Another target in the workspace, whose settings may be others, waits until then.
-        """
-        async with alone(action.RENDERED.with_name("action.lock")):
-            action.write_rendered(self.settings.action_text, self.settings.overrides)
-            yield
+    def rendered(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Keep the rendered action as these settings want it while the block runs."""
+        return neuro_flow.rendered(self.settings)
 
     async def evaluate(self) -> Submission:
         """Return the job that neuro-flow would submit of what is `rendered`.
@@ -137,10 +108,7 @@ class Flow:
         Raises:
             Failure: the flow or the action cannot be evaluated.
         """
-        literally = str((TOOLKIT_DIR / "dry_run").absolute())
-        output = await self.neuro_flow("run", "--dry-run", JOB, PYTHONPATH=literally)
-        line = output[output.index("apolo run ") :] if "apolo run " in output else output
-        return parse_dry_run(line)
+        return await neuro_flow.evaluate(self.settings, self.login)
 
     async def make_folders(self, submission: Submission) -> None:
         """Make the storage folders that the job mounts: a job does not start where one is missing."""
@@ -189,15 +157,6 @@ class Flow:
         return "\n".join(redact(data.decode(errors="replace")).splitlines()[-lines:])
 
 
-def _reason(said: list[str]) -> str:
-    """Return what neuro-flow's output says of the failure: from the line that names it on, without frames."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in said]
-    first = next(
-        (i for i, line in enumerate(lines) if re.match(r"(?i)error|invalid|status: failed", line)), -1
-    )
-    return " ".join(filter(None, lines[first:]))[:500]
-
-
 def require_job(flow: Flow) -> Job:
     """Return the active server job.
 
@@ -221,19 +180,28 @@ def time_left(job: Job) -> float | None:
 
 
 @contextlib.asynccontextmanager
-async def open_flow(settings: Settings, *, will_run: bool = False) -> AsyncIterator[Flow]:
+async def open_flow(
+    settings: Settings, *, will_run: bool = False, will_start: bool = False
+) -> AsyncIterator[Flow]:
     """Yield the flow, connected; ends the embedded platform again when no job is left on it.
+
+    With `will_start` the server's job is evaluated meanwhile, as `Flow.held`, which has to be closed.
 
     Raises:
         Failure: there is no login, or the platform does not answer.
     """
     login = log_in(settings, will_run=will_run)
     idle = False
+    held = None
     try:
+        if will_start:
+            held = HeldRun(settings, login)
+            await held.begin()
         with platform_errors(settings):
             client = await asyncio.wait_for(apolo_sdk.get(path=login.config), CONNECT_TIMEOUT)
             try:
                 flow = Flow(settings, login, client)
+                flow.held = held
                 flow.job = await asyncio.wait_for(flow.find(), CONNECT_TIMEOUT)
                 try:
                     yield flow
@@ -242,4 +210,6 @@ async def open_flow(settings: Settings, *, will_run: bool = False) -> AsyncItera
             finally:
                 await client.close()
     finally:
+        if held:
+            await held.close()
         login.release(idle)

@@ -7,12 +7,17 @@ import json
 import re
 import shlex
 import time
-
-import aiohttp
+from typing import TYPE_CHECKING
 
 from console import format_duration
 from flow import Flow, Job, time_left
+from lazy import lazily
 from settings import JOB, redact
+
+if TYPE_CHECKING:
+    import aiohttp
+else:
+    aiohttp = lazily("aiohttp")
 
 
 def env_of(job: Job) -> dict[str, str]:

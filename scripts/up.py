@@ -13,8 +13,10 @@ import server
 from console import Failure, Problem, complain, format_duration, say
 from drift import drift
 from flow import Flow, Job, open_flow
+from neuro_flow import HeldRun
 from platform_check import check_submission
 from settings import JOB, Settings, load
+from store_task import require_no_task
 
 
 @contextlib.asynccontextmanager
@@ -27,30 +29,35 @@ async def started(flow: Flow) -> AsyncIterator[Job]:
     Raises:
         Failure: neuro-flow cannot evaluate or submit it, or it ended at once.
     """
-    submitting = None
+    run = flow.held or HeldRun(flow.settings, flow.login)
     try:
-        async with flow.rendered():
-            job = await flow.find()  # another mlflow-up may have been faster
-            if job is None:
-                submission = await flow.evaluate()
-                await check_submission(flow, submission)
-                await flow.make_folders(submission)
-                say(f"starting the server: neuro-flow run {JOB}")
-                submitting = asyncio.create_task(flow.neuro_flow("run", JOB))
-            while submitting and (job := await flow.find()) is None and not submitting.done():
-                await asyncio.wait({submitting}, timeout=0.2)
+        if flow.held is None:
+            await run.begin()
+        submitted = False
+        job = await flow.find()  # another mlflow-up may have been faster
+        if job is None:
+            await require_no_task(flow)
+            submission = await run.job()
+            await check_submission(flow, submission)
+            await flow.make_folders(submission)
+            say(f"starting the server: neuro-flow run {JOB}")
+            run.go()
+            submitted = True
+            while (job := await flow.find()) is None and not run.ended:
+                await run.wait(0.1)
+        await run.unlock()
+        if not submitted:
+            await run.close()
         if job:
             yield job
-            if submitting:
-                await asyncio.wait({submitting})
-        elif submitting:
-            await submitting
+            if submitted:
+                with contextlib.suppress(Failure):
+                    await run.end()
+        else:
+            await run.end()
             await died(flow, await flow.find(ended=True))
     finally:
-        if submitting:
-            submitting.cancel()
-            with contextlib.suppress(Failure, asyncio.CancelledError):
-                await submitting
+        await run.close()
 
 
 async def died(flow: Flow, job: Job | None) -> None:
@@ -90,7 +97,7 @@ async def wait(flow: Flow, job: Job) -> Job:
             state = trouble or f"{job.status} {job.history.reason} {job.history.description}".strip()
             if waiting.tick(state) > limit:
                 break
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.1)
     if job.status.is_running:
         print(await flow.log_tail(job), file=sys.stderr)
         fix = f"see `{make('mlflow-logs')}`; it is left running: `{make('mlflow-down')}` stops it"
@@ -104,6 +111,8 @@ async def wait(flow: Flow, job: Job) -> Job:
 async def bring_up(flow: Flow) -> None:
     """Start or find the server, and print where it is."""
     settings, found = flow.settings, flow.job
+    if found and flow.held:
+        await flow.held.close()
     try:
         async with contextlib.nullcontext(found) if found else started(flow) as job:
             job = await wait(flow, job)
@@ -120,7 +129,7 @@ async def bring_up(flow: Flow) -> None:
 
 async def up(settings: Settings) -> None:
     """Run the target on the chosen platform."""
-    async with open_flow(settings, will_run=True) as flow:
+    async with open_flow(settings, will_run=True, will_start=True) as flow:
         await bring_up(flow)
 
 
