@@ -32,7 +32,15 @@ TOOLKIT = {
 }
 """The settings that are not inputs of the action."""
 
-OF_TARGETS = {"MLFLOW_FORMAT", "MLFLOW_FOLLOW", "MLFLOW_SETUP_LOCK"}
+OF_TARGETS = {
+    "MLFLOW_BACKUP_ARTIFACTS",
+    "MLFLOW_CALLED_IN",
+    "MLFLOW_DRY_RUN",
+    "MLFLOW_FOLLOW",
+    "MLFLOW_FORCE",
+    "MLFLOW_FORMAT",
+    "MLFLOW_SETUP_LOCK",
+}
 """Variables of ours that are no settings."""
 
 DEFAULT, LIVE, FILE, ENVIRONMENT, MAKE = "default", "live.yaml", "mlflow.yaml", "environment", "make"
@@ -208,7 +216,7 @@ def _read_live_args(path: Path, problems: list[Problem]) -> dict[str, Setting]:
     }
 
 
-def _command_line() -> dict[str, str]:
+def command_line() -> dict[str, str]:
     """Return the variables of make's command line as the user wrote them.
 
     make hands them on in MAKEFLAGS after ` -- `: blanks and backslashes with a backslash, each `$` doubled.
@@ -229,7 +237,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def _read_environment(known: dict[str, Input], problems: list[Problem]) -> dict[str, Setting]:
-    written = _command_line()
+    written = command_line()
     found: dict[str, Setting] = {}
     for name in known:
         variable = f"MLFLOW_{name.upper()}"

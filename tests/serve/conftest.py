@@ -14,6 +14,7 @@ from .harness import (
     DATA,
     Database,
     StartServer,
+    descendants,
     free_port,
     needed,
     prepare,
@@ -39,8 +40,8 @@ def start_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start
 def refused(start: StartServer) -> Callable[..., str]:
     """Starts a server that must refuse with exit code 1 and no trace; returns its last line."""
 
-    def run(destination: str | Path, **env: str) -> str:
-        server = start(destination, **env)
+    def run(destination: str | Path, prefix: tuple[str, ...] = (), **env: str) -> str:
+        server = start(destination, prefix=prefix, **env)
         assert server.process.wait(60) == 1
         text = server.log.read_text("utf-8")
         assert "Traceback" not in text
@@ -86,15 +87,15 @@ def no_locks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a tmpfs with the given options, as a small volume or a read-only one; this takes root."""
+def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mounts a file system in memory, as a small volume or a read-only one; this takes root."""
     program = needed("mount", "apt-get install mount")
     mounted: list[Path] = []
 
-    def make(options: str) -> Path:
-        folder = tmp_path / f"mount-{len(mounted)}"
+    def make(options: str, kind: str = "tmpfs", folder: Path | None = None) -> Path:
+        folder = folder or tmp_path / f"mount-{len(mounted)}"
         folder.mkdir()
-        command = [program, "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        command = [program, "-t", kind, "-o", options, kind, str(folder)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             pytest.fail(
@@ -147,7 +148,8 @@ def mariadb() -> Iterator[Database]:
     place = [f"--datadir={folder}/data", "--auth-root-authentication-method=normal", "--skip-test-db"]
     subprocess.run([*user, install, "--no-defaults", *place], check=True, capture_output=True, cwd="/")
     address = [f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}/socket"]
-    command = [*user, daemon, "--no-defaults", f"--datadir={folder}/data", *address]
+    fast = ["--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync", "--skip-innodb-doublewrite"]
+    command = [*user, daemon, "--no-defaults", f"--datadir={folder}/data", *address, *fast]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd="/")
 
@@ -181,9 +183,4 @@ def mariadb() -> Iterator[Database]:
 @pytest.fixture
 def processes() -> Callable[[int], list[int]]:
     """Lists the descendants of a process."""
-
-    def descendants(pid: int) -> list[int]:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [found for child in map(int, children) for found in (child, *descendants(child))]
-
     return descendants

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,15 @@ def wait_for(ready: Callable[[], bool], what: str, seconds: float = 120) -> None
         time.sleep(0.05)
 
 
+def descendants(pid: int) -> list[int]:
+    """The processes below a process (Linux)."""
+    found: list[int] = []
+    with suppress(OSError):  # it has just ended
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (thread / "children").read_text().split())
+    return [each for child in found for each in (child, *descendants(child))]
+
+
 class Server:
     """serve.py in a process of its own, run as the action runs it, with its output in a file."""
 
@@ -68,6 +78,7 @@ class Server:
         path = f"{MLFLOW_PYTHON.parent}:{os.environ['PATH']}"
         common = {"PATH": path, "HOME": str(folder), "MLFLOW_HOST": "127.0.0.1", **JOB}
         common |= {"MLFLOW_ACTION_MODE": "server", "MLFLOW_PORT": str(self.port)}
+        self._forks = "--fork" in prefix
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [*prefix, python_with_mlflow(), "-uc", SERVE.read_text("utf-8")],
@@ -76,6 +87,16 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+    @property
+    def pid(self) -> int:
+        """The process of serve.py itself; `unshare --fork` before it has it as its child."""
+        return descendants(self.process.pid)[0] if self._forks else self.process.pid
+
+    def signal(self, number: int) -> None:
+        """Send serve.py a signal."""
+        with suppress(IndexError, ProcessLookupError):  # it has just ended
+            os.kill(self.pid, number)
 
     @property
     def lines(self) -> list[str]:
@@ -119,17 +140,17 @@ class Server:
     def stop(self) -> int:
         """End the server as the platform does; its exit code."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.signal(signal.SIGTERM)
         return self.process.wait(60)
 
     def kill(self) -> None:
         """End whatever is left, at the end of a test."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.signal(signal.SIGTERM)
             try:
                 self.process.wait(30)
             except subprocess.TimeoutExpired:
-                self.process.send_signal(signal.SIGTERM)  # the second one kills the server's group
+                self.signal(signal.SIGTERM)  # the second one kills the server's group
                 self.process.wait(30)
 
 
@@ -152,29 +173,29 @@ def servers(folder: Path) -> Iterator[StartServer]:
 def old_database(path: Path) -> Path:
     """Make the database that MLflow 2.1.1 left behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         database.executescript((DATA / "mlflow-2.1.1.sql").read_text("utf-8"))
     return path
 
 
-def preparing(path: Path, **env: str) -> subprocess.Popen[str]:
+def preparing(path: Path, prefix: tuple[str, ...] = (), **env: str) -> subprocess.Popen[str]:
     """Start what serve.py does before the server, for a SQLite database, with the server's Python."""
     code = "import sys, serve; serve.prepare_sqlite('sqlite:///' + sys.argv[1], 20.0)"
-    command = [python_with_mlflow(), "-c", code, str(path)]
+    command = [*prefix, python_with_mlflow(), "-c", code, str(path)]
     environ = {**os.environ, "PYTHONPATH": str(SERVE.parent), **env}
     return subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
 
 
 def prepare(path: Path, **env: str) -> str:
     """Do the same and wait for it; what it said."""
-    process = preparing(path, **env)
+    process = preparing(path, (), **env)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 0, said
     return said
 
 
 def revision(path: Path) -> str:
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         return str(database.execute("SELECT version_num FROM alembic_version").fetchone()[0])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import SERVE, Database, StartServer, burst, free_port, mlflow_python
+from .harness import SERVE, Database, StartServer, burst, descendants, free_port, mlflow_python
 
 pytestmark = pytest.mark.e2e
 Refused = Callable[..., str]
@@ -34,13 +34,8 @@ def test_postgresql_is_prepared_once_for_two_servers_and_serves_64_clients(
     assert Database.PASSWORD not in text
     assert Database.ESCAPED not in text
     assert f"postgresql+psycopg://mlflow:***@127.0.0.1:{postgresql.port}/mlflow_many" in server.lines[-1]
-    for pid in (server.process.pid, *children(server.process.pid)):
+    for pid in (server.process.pid, *descendants(server.process.pid)):
         assert Database.ESCAPED not in Path(f"/proc/{pid}/cmdline").read_text()
-
-
-def children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [each for child in map(int, found) for each in (child, *children(child))]
 
 
 def test_postgresql_that_comes_up_later_is_waited_for(

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sqlite3
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +15,6 @@ from .harness import (
     StartServer,
     mlflow_python,
     old_database,
-    prepare,
     preparing,
     revision,
     wait_for,
@@ -70,18 +66,6 @@ def test_an_old_database_is_backed_up_and_upgraded_and_served(volume: Path, star
     assert server.lines[0].endswith(f"upgrading the schema from {OLD_REVISION}; backup: {backup}")
 
 
-def test_an_upgrade_that_is_killed_leaves_the_database_as_it_was(volume: Path) -> None:
-    path = old_database(volume / "mlflow.db")
-    process = preparing(path, TMPDIR=str(volume.parent))
-    wait_for(lambda: (volume / "backups").is_dir() and any((volume / "backups").glob("*.db")), "the backup")
-    time.sleep(1)  # well into the migrations
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert revision(path) == OLD_REVISION
-    prepare(path)
-    assert revision(path) != OLD_REVISION
-
-
 def test_an_upgrade_that_somebody_writes_into_changes_nothing(volume: Path) -> None:
     path = old_database(volume / "mlflow.db")
     process = preparing(path)
@@ -102,85 +86,11 @@ def test_nothing_to_prepare_imports_no_mlflow(template: Path, volume: Path) -> N
     assert mlflow_python(code, str(volume / "mlflow.db"), cwd=volume, PYTHONPATH=path).strip() == "[]"
 
 
-def test_a_newer_database_is_left_alone(ready_volume: Path, refused: Refused) -> None:
-    with sqlite3.connect(ready_volume / "mlflow.db") as database:
-        database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
-    before = (ready_volume / "mlflow.db").read_bytes()
-    line = refused(ready_volume)
-    assert line.startswith(
-        f"{ready_volume}/mlflow.db has the schema ffffffffffff of a newer MLflow; nothing changed"
-    )
-    assert (ready_volume / "mlflow.db").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        pytest.param(lambda data: b"x" * len(data), id="garbage"),
-        pytest.param(lambda data: data[: len(data) // 2], id="truncated"),
-        pytest.param(lambda data: data[:100] + b"\0" * 4000 + data[4100:], id="first-page"),
-    ],
-)
-def test_a_corrupt_database(damage: Callable[[bytes], bytes], ready_volume: Path, refused: Refused) -> None:
-    path = ready_volume / "mlflow.db"
-    path.write_bytes(damage(path.read_bytes()))
-    line = refused(ready_volume)
-    assert line.startswith(f"{path}: ")
-    assert line.endswith("the database is corrupt, restore a backup")
-
-
-def test_a_corrupt_old_database_is_not_upgraded(volume: Path, refused: Refused) -> None:
-    path = old_database(volume / "mlflow.db")
-    with sqlite3.connect(path) as database:
-        [page] = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'metrics'").fetchone()
-        [size] = database.execute("PRAGMA page_size").fetchone()
-    with path.open("r+b") as file:
-        file.seek((page - 1) * size)
-        file.write(b"\xff" * size)
-    assert refused(volume).endswith("the database is corrupt, restore a backup")
-
-
 def test_a_locked_database(ready_volume: Path, refused: Refused) -> None:
     with sqlite3.connect(ready_volume / "mlflow.db") as holder:
         holder.execute("BEGIN EXCLUSIVE")
         line = refused(ready_volume, MLFLOW_ACTION_DATABASE_TIMEOUT="1")
     assert line == f"{ready_volume}/mlflow.db: database is locked; stop whatever else holds the database"
-
-
-def test_a_read_only_volume(mount: Callable[[str], Path], template: Path, refused: Refused) -> None:
-    volume = mount("size=8m")
-    shutil.copyfile(template, volume / "mlflow.db")
-    (volume / "artifacts").mkdir()
-    subprocess.run(["mount", "-o", "remount,ro", str(volume)], check=True)
-    line = refused(volume)
-    assert line.startswith(f"{volume}/mlflow.db: ")
-    assert line.endswith("mount the volume writable (:rw)")
-    line = refused(volume / "new")
-    assert str(volume / "new") in line
-    assert "mount the volume writable (:rw)" in line
-
-
-@pytest.mark.parametrize("space", [0, 200_000], ids=["none", "too-little"])
-def test_a_full_volume(space: int, mount: Callable[[str], Path], refused: Refused) -> None:
-    volume = mount("size=1m")
-    with suppress_full(), (volume / "filler").open("wb", buffering=0) as filler:
-        while True:
-            filler.write(bytes(4096))
-    if space:
-        os.truncate(volume / "filler", (1 << 20) - space)
-    (volume / "artifacts").mkdir()
-    assert refused(volume).endswith("free space on the volume")
-    if (volume / "mlflow.db").exists():
-        assert (volume / "mlflow.db").stat().st_size == 0
-
-
-class suppress_full:  # noqa: N801
-    """Swallows the error that a full file system gives."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: object, trace: object) -> bool:
-        return isinstance(error, OSError)
 
 
 @pytest.mark.parametrize("number", [37, 11, 38], ids=["ENOLCK", "EAGAIN", "ENOSYS"])

@@ -1,0 +1,98 @@
+"""mlflow-backup: copy the runs of a live server, and with MLFLOW_BACKUP_ARTIFACTS=yes its artifacts."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import yarl
+
+import check
+import console
+from console import Failure, Problem, say
+from flow import Flow, open_flow
+from settings import Settings, load
+from store_task import Task, yes
+
+
+def destination(to: str) -> Path | None:
+    """Return the file that TO names, None where it is empty; a folder stands for a file in it.
+
+    Raises:
+        Failure: it cannot be written, or is there already.
+    """
+    if not to:
+        return None
+    path = Path(to).expanduser().absolute()
+    if path.is_dir():
+        return path
+    source = "make command line"
+    if path.exists():
+        raise Failure(Problem(f"TO is {to}, which is there already", "name a new file", source))
+    if not path.parent.is_dir():
+        raise Failure(Problem(f"TO is {to}, but there is no folder {path.parent}", "make it first", source))
+    return path
+
+
+async def fetch(flow: Flow, source: yarl.URL, to: Path, sha256: str) -> None:
+    """Download a file; it appears under its name only when it is whole.
+
+    Raises:
+        Failure: it is not what was written, or `to` cannot be.
+    """
+    part = to.with_name(f".{to.name}.part")
+    try:
+        await flow.client.storage.download_file(source, yarl.URL(part.as_uri()))
+        digest = await asyncio.to_thread(file_sha256, part)
+        if digest != sha256:
+            raise Failure(Problem(f"{to.name} was changed on the way", f"fetch {source} again"))
+        part.replace(to)
+    except OSError as error:
+        raise Failure(
+            Problem(f"TO: {error}", f"the backup is kept as {source}", "make command line")
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+async def backup(settings: Settings, to: Path | None, *, artifacts: bool) -> None:
+    """Make a backup on the server's volume, and fetch it where asked to."""
+    async with open_flow(settings, will_run=True) as flow:
+        task = await Task.prepare(flow)
+        made: dict[str, Any] = await task.run("backup", artifacts=artifacts)
+        name = made["name"]
+        print(f"backup: {name} ({made['size']:,} bytes, MLflow {made['mlflow']}, schema {made['schema']})")
+        print(f"  holds    {made['holds']}")
+        if artifacts:
+            print(f"  with     {made['artifacts']:,} artifacts")
+        print(f"  kept as  {task.backups.uri / name}")
+        if to:
+            file = to / name if to.is_dir() else to
+            say(f"fetching it to {file}")
+            await fetch(flow, task.backups.uri / name, file, made["sha256"])
+            print(f"  copy     {file}")
+        print(f"  restore  {settings.make('mlflow-restore')} FROM={name}")
+
+
+def main() -> None:
+    """Run the target."""
+    settings = load()
+    check.require(settings)
+    artifacts = yes("MLFLOW_BACKUP_ARTIFACTS")
+    asyncio.run(backup(settings, destination(os.environ.get("TO", "")), artifacts=artifacts))
+
+
+if __name__ == "__main__":
+    console.run(main)

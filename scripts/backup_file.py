@@ -1,0 +1,270 @@
+"""Backup files: a zip of `manifest.json`, `tracking.db` and, where asked for, artifacts below `artifacts/`.
+
+`tracking.db` is an MLflow database in SQLite, whatever the store is; the manifest has counts and checksums.
+A backup appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import serve
+from serve import Problem, say
+from store import Counts, Progress, Store, check_sqlite, count, in_words, snapshot, write_note
+
+MANIFEST, DATABASE, ARTIFACTS = "manifest.json", "tracking.db", "artifacts/"
+FORMAT = 1
+SQLITE = b"SQLite format 3\0"
+"""How a SQLite file begins."""
+CHUNK = 1 << 20  # bytes
+
+
+def checksum(stream: IO[bytes], target: IO[bytes] | None = None, progress: Progress | None = None) -> str:
+    """Return the SHA-256 of a stream, which is copied to `target` on the way."""
+    digest = hashlib.sha256()
+    for chunk in iter(lambda: stream.read(CHUNK), b""):
+        digest.update(chunk)
+        if target:
+            target.write(chunk)
+        if progress:
+            progress(len(chunk))
+    return digest.hexdigest()
+
+
+def artifact_files(store: Store) -> Iterator[tuple[str, Path]]:
+    """Yield the path below the destination, and a file with the content, of each artifact."""
+    folder = store.artifacts
+    if folder is None:
+        repository = importlib.import_module("mlflow.store.artifact.artifact_repository_registry")
+        remote = repository.get_artifact_repository(store.destination)
+        waiting = [""]
+        with tempfile.TemporaryDirectory(prefix="mlflow-artifact-") as work:
+            while waiting:
+                folder_there = waiting.pop()
+                for entry in remote.list_artifacts(folder_there or None):
+                    if entry.is_dir:
+                        waiting.append(entry.path)
+                        continue
+                    try:
+                        path = Path(remote.download_artifacts(entry.path, work))
+                    except Exception:
+                        if entry.path in [e.path for e in remote.list_artifacts(folder_there or None)]:
+                            raise
+                        continue  # deleted by a client just now
+                    yield entry.path, path
+                    path.unlink()
+        return
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for top in [folder / name for name in store.mixed()] or [folder]:
+        for root, folders, files in os.walk(top, onerror=fail):
+            folders.sort()
+            for path in (Path(root, name) for name in sorted(files)):
+                inside = path.relative_to(folder).as_posix()
+                if path.is_file() and not inside.startswith(serve.RESTORING):
+                    yield inside, path
+
+
+def write_backup(store: Store, folder: Path, kind: str, artifacts: bool) -> dict[str, Any]:
+    """Make a backup in `folder`; return what there is to say of it, the file's size in bytes and SHA-256."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = time.strftime("mlflow-%Y%m%dT%H%M%SZ", time.gmtime()) + (f"-{kind}" if kind else "")
+    name = next(n for n in (f"{stem}{i}.zip" for i in ("", *range(-2, -99, -1))) if not (folder / n).exists())
+    part = folder / f".{name}.part"
+    try:
+        with tempfile.TemporaryDirectory(prefix="mlflow-backup-") as work:
+            copy = Path(work, DATABASE)
+            snapshot(store, copy)
+            with closing(sqlite3.connect(copy)) as database:
+                revision, counts = serve.sqlite_revision(database), count(database)
+            members: dict[str, str] = {}
+            progress = Progress("bytes written to the backup")
+            with zipfile.ZipFile(part, "x", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+
+                def add(member: str, path: Path) -> None:
+                    with path.open("rb") as source, archive.open(member, "w", force_zip64=True) as target:
+                        members[member] = checksum(source, target, progress)
+
+                add(DATABASE, copy)
+                for inside, path in artifact_files(store) if artifacts else ():
+                    with suppress(FileNotFoundError):  # deleted by a client just now
+                        add(ARTIFACTS + inside, path)
+                manifest = {
+                    "format": FORMAT,
+                    "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    "mlflow": serve.mlflow_version(),
+                    "schema": revision,
+                    "backend_store": store.kind,
+                    "counts": counts,
+                    "artifacts": artifacts,
+                    "sha256": members,
+                }
+                archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
+        with part.open("rb+") as file:
+            whole = checksum(file)
+            os.fsync(file.fileno())
+        size = part.stat().st_size
+        part.replace(folder / name)
+    finally:
+        part.unlink(missing_ok=True)
+    say(f"backup {folder / name}: {in_words(counts)}")
+    return {
+        **{key: manifest[key] for key in ("mlflow", "schema")},
+        "name": name,
+        "size": size,
+        "sha256": whole,
+        "holds": in_words(counts),
+        "artifacts": len(members) - 1,
+    }
+
+
+class Backup:
+    """A backup that is to be restored, or a bare SQLite database of MLflow."""
+
+    def __init__(self, path: Path, work: Path) -> None:
+        """Verify a file, and take its database into the folder `work`; Problem when it is damaged."""
+        self.path, self.database = path, work / DATABASE
+        self.artifacts: dict[str, str] = {}
+        """The checksum of each artifact by its path."""
+        self.has_artifacts = False
+        say(f"verifying {path.name}")
+        if not path.is_file():
+            raise Problem(f"there is no backup {path}")
+        with path.open("rb") as file:
+            is_sqlite = file.read(len(SQLITE)) == SQLITE
+        if is_sqlite:
+            shutil.copyfile(path, self.database)
+        else:
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    self._verify(archive)
+            except (zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, EOFError) as error:
+                raise Problem(f"{path.name} is not a whole backup: {error}") from error
+        check_sqlite(self.database)
+        with closing(sqlite3.connect(self.database)) as database:
+            database.execute("PRAGMA journal_mode = DELETE")
+            self.revision, counts = serve.sqlite_revision(database), count(database)
+        if self.counts is None:
+            self.counts = counts
+        elif self.counts != counts:
+            raise Problem(f"{path.name} does not hold what its manifest says: {in_words(self.counts)}")
+
+    counts: Counts | None = None
+
+    def _verify(self, archive: zipfile.ZipFile) -> None:
+        manifest = json.loads(archive.read(MANIFEST))
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"its format is {manifest['format']}, not {FORMAT}")
+        self.counts, self.has_artifacts = dict(manifest["counts"]), bool(manifest["artifacts"])
+        members: dict[str, str] = manifest["sha256"]
+        if sorted(archive.namelist()) != sorted([MANIFEST, *members]):
+            raise ValueError("it does not hold the files that its manifest names")
+        progress = Progress("bytes verified")
+        for member, expected in members.items():
+            path = PurePosixPath(member)
+            if member != DATABASE and (
+                not member.startswith(ARTIFACTS) or ".." in path.parts or str(path) != member
+            ):
+                raise ValueError(f"{member} is no name of an artifact")
+            with archive.open(member) as source, open(
+                self.database if member == DATABASE else os.devnull, "wb"
+            ) as target:
+                if checksum(source, target, progress) != expected:
+                    raise ValueError(f"{member} has been changed")
+            if member != DATABASE:
+                self.artifacts[member[len(ARTIFACTS) :]] = expected
+
+    def upgrade(self) -> None:
+        """Bring the database to the schema of the installed MLflow."""
+        if not serve.is_current(self.revision, self.path.name):
+            say(f"upgrading the copy from the schema {self.revision or 'without revision'}")
+            serve.in_child(serve.upgrade_schema, f"sqlite:///{self.database}", False)
+
+
+def stage_artifacts(store: Store, backup: Backup) -> None:
+    """Bring artifacts to where one rename each puts them into place; in an object store into place.
+
+    What is staged names the store and the backup: from then on the restore can be finished by another job.
+    """
+    folder = store.artifacts
+    progress = Progress("artifacts read")
+    with zipfile.ZipFile(backup.path) as archive:
+        if folder is None:
+            repository = importlib.import_module("mlflow.store.artifact.artifact_repository_registry")
+            remote = repository.get_artifact_repository(store.destination)
+            with tempfile.TemporaryDirectory(prefix="mlflow-artifact-") as work:
+                for inside in backup.artifacts:
+                    path = Path(archive.extract(ARTIFACTS + inside, work))
+                    remote.log_artifact(str(path), str(PurePosixPath(inside).parent))
+                    path.unlink()
+                    progress(1)
+            return
+        for inside in backup.artifacts:
+            if folder == store.around and store.is_own(inside):
+                raise Problem(f"the artifact {inside} would lie on {store}: `make mlflow-upgrade` first")
+        part, ready = folder / (serve.RESTORING + ".part"), folder / serve.RESTORING
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            for inside, expected in backup.artifacts.items():
+                present, staged = folder / inside, part / ARTIFACTS / inside
+                progress(1)
+                if present.is_file():
+                    with present.open("rb") as file:
+                        if checksum(file) == expected:
+                            continue
+                staged.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(ARTIFACTS + inside) as source, staged.open("wb") as target:
+                    if checksum(source, target) != expected:
+                        raise Problem(f"{backup.path.name} was changed while it was read; nothing changed")
+                    target.flush()
+                    os.fsync(target.fileno())
+            write_note(part / MANIFEST, store, backup.path.name)
+            part.rename(ready)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def staged_artifacts(store: Store) -> Path | None:
+    """Return the folder of the artifacts that a restore has ready, None where there are none."""
+    ready = store.artifacts / serve.RESTORING if store.artifacts else None
+    return ready if ready and ready.is_dir() else None
+
+
+def place_artifacts(store: Store) -> None:
+    """Put the artifacts that a restore has ready into their places."""
+    ready = staged_artifacts(store)
+    if ready is None:
+        return
+    for root, _, files in os.walk(ready / ARTIFACTS):
+        for name in files:
+            path = Path(root, name)
+            target = ready.parent / path.relative_to(ready / ARTIFACTS)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    drop_staged(store)
+
+
+def drop_staged(store: Store) -> None:
+    """Forget the artifacts that a restore has ready; what is left of them is not in the way of a server."""
+    ready = staged_artifacts(store)
+    if ready:
+        part = ready.with_name(ready.name + ".part")
+        ready.rename(part)
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,54 @@
+"""mlflow-gc: show what is deleted in MLflow and still kept; with MLFLOW_FORCE=yes remove it for good."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import check
+import console
+from console import Failure, Problem, format_duration, parse_duration, say
+from flow import open_flow
+from settings import Settings, load
+from store_task import Task, yes
+
+
+async def clean_up(settings: Settings, older_than: int, *, force: bool) -> None:
+    """Show, and with `force` remove, what was deleted at least `older_than` seconds ago."""
+    async with open_flow(settings, will_run=True) as flow:
+        task = await Task.prepare(flow)
+        done = await task.run("gc", older_than=older_than, force=force)
+        found, totals = done["found"], done["totals"]
+        age = f" for {format_duration(older_than)} or longer" if older_than else ""
+        numbers = {kind: totals[kind] for kind in ("run", "model", "experiment") if totals[kind]}
+        if not numbers:
+            print(f"nothing is in the state deleted{age}")
+            return
+        for item in found:
+            print(f"{item['kind']:10} {item['id']:34} {item['bytes']:>14,} bytes  {item['name']}")
+        more = sum(numbers.values()) - len(found)
+        if more:
+            print(f"… and {more:,} more")
+        total = totals["bytes"]
+        kinds = ", ".join(f"{n:,} {kind}{'s' * (n != 1)}" for kind, n in numbers.items())
+        if force:
+            print(f"removed for good: {kinds}, {total:,} bytes of artifacts")
+        else:
+            print(f"deleted{age}: {kinds}, {total:,} bytes of artifacts")
+            say("nothing has been removed; add MLFLOW_FORCE=yes to remove all of it for good")
+
+
+def main() -> None:
+    """Run the target."""
+    settings = load()
+    check.require(settings)
+    text = os.environ.get("OLDER_THAN", "")
+    try:
+        older_than = parse_duration(text) if text else 0
+    except ValueError as error:
+        raise Failure(Problem(f"OLDER_THAN: {error}", "write OLDER_THAN=30d", "make command line")) from None
+    asyncio.run(clean_up(settings, older_than, force=yes("MLFLOW_FORCE")))
+
+
+if __name__ == "__main__":
+    console.run(main)

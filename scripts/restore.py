@@ -1,0 +1,113 @@
+"""mlflow-restore FROM=…: put a backup's runs, and its artifacts if it has them, into the server's store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import apolo_sdk
+import yarl
+
+import check
+import console
+from backup import file_sha256
+from console import Failure, Problem, say
+from flow import Flow, open_flow
+from settings import Settings, load
+from store_task import Task, yes
+from up import bring_up
+
+
+async def on_volume(flow: Flow, folder: yarl.URL) -> dict[str, int]:
+    """Return the sizes of the backups that the server's volume has, by name."""
+    found = {}
+    try:
+        async with flow.client.storage.list(folder) as listed:
+            async for file in listed:
+                if file.is_file() and file.name.endswith((".zip", ".db")) and not file.name.startswith("."):
+                    found[file.name] = file.size
+    except apolo_sdk.ResourceNotFound:
+        pass
+    return dict(sorted(found.items()))
+
+
+async def locate(flow: Flow, task: Task, source: str) -> str:
+    """Return the name on the volume of the backup that FROM names: one that is there, or a file to upload.
+
+    The name of an uploaded file has its checksum in it: two of one name do not take each other's place.
+
+    Raises:
+        Failure: there is no such backup; those that there are are named.
+    """
+    local, folder = Path(source).expanduser(), task.backups.uri
+    present = await on_volume(flow, folder)
+    if source and local.is_file():
+        digest = await asyncio.to_thread(file_sha256, local)
+        name = f"{local.stem}-{digest[:12]}{local.suffix}"
+        if present.get(name) != local.stat().st_size:
+            say(f"uploading {local}")
+            await flow.client.storage.mkdir(folder, parents=True, exist_ok=True)
+            part = folder / f".{name}.upload"
+            await flow.client.storage.upload_file(yarl.URL(local.absolute().as_uri()), part)
+            await flow.client.storage.mv(part, folder / name)
+        return name
+    if source in present:
+        return source
+    known = ", ".join(present) or "none yet"
+    fix = f"name a file on this machine, or a backup in {folder}: {known}"
+    what = f"FROM is {source}, which is not there" if source else "FROM is empty"
+    raise Failure(Problem(what, fix, "make command line"))
+
+
+async def restore(settings: Settings, source: str, *, force: bool) -> None:
+    """Restore a backup; a server that runs is stopped for it, and started again however it ends."""
+    async with open_flow(settings, will_run=True) as flow:
+        task = await Task.prepare(flow)
+        name = await locate(flow, task, source)
+        was_running = flow.job
+        if was_running:
+            await task.run("restore", **{"from": name}, force=force, check=True)
+            say("stopping the server")
+            await flow.stop(was_running)
+            flow.job = None
+        try:
+            done = await task.run("restore", **{"from": name}, force=force, check=False)
+        except (asyncio.CancelledError, Failure) as failure:
+            if was_running:
+                await again(flow, failure)
+            raise
+        print(f"restored: {name}")
+        print(f"  holds    {done['holds']}")
+        if done["artifacts"]:
+            print(f"  with     {done['artifacts']:,} artifacts")
+        if done["kept"]:
+            print(f"  before   {task.backups.uri / done['kept']} has what was there")
+            print(f"  undo     {settings.make('mlflow-restore')} FROM={done['kept']} MLFLOW_FORCE=yes")
+        if was_running:
+            await bring_up(flow)
+
+
+async def again(flow: Flow, failure: BaseException) -> None:
+    """Start the server again after a restore that has failed.
+
+    Raises:
+        Failure: it does not start; the problems of both.
+    """
+    say("starting the server again")
+    try:
+        await bring_up(flow)
+    except Failure as other:
+        first = failure.problems if isinstance(failure, Failure) else ("interrupted",)
+        raise Failure(*first, *other.problems, code=other.code) from None
+
+
+def main() -> None:
+    """Run the target."""
+    settings = load()
+    check.require(settings)
+    asyncio.run(restore(settings, os.environ.get("FROM", ""), force=yes("MLFLOW_FORCE")))
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,76 @@
+"""mlflow-upgrade: bring the store of an older MLflow up to date, and start the server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import check
+import console
+from console import Failure, Problem, say
+from flow import Flow, open_flow
+from settings import Settings, load
+from store_task import Task
+from up import bring_up
+
+
+async def start(flow: Flow, task: Task, done: dict[str, Any]) -> None:
+    """Start the server on the upgraded store; when it does not come up, put back what was there.
+
+    Raises:
+        Failure: it did not come up.
+    """
+    try:
+        await bring_up(flow)
+    except Failure as failure:
+        job = await flow.find()
+        if job:
+            await flow.stop(job)
+        try:
+            await task.run("undo", **done)
+        except Failure as other:
+            raise Failure(*failure.problems, *other.problems, code=failure.code) from None
+        what = "the server does not start on the upgraded store, so the store is again what it was"
+        fix = "correct the reason above and run the same again, or use the image that served it before"
+        raise Failure(*failure.problems, Problem(what, fix), code=failure.code) from None
+
+
+async def upgrade(settings: Settings) -> None:
+    """Upgrade the store with the server stopped, then start the server."""
+    async with open_flow(settings, will_run=True) as flow:
+        task = await Task.prepare(flow)
+        found = await task.run("upgrade", check=True)
+        if found["stayed"]:
+            say(f"{found['stayed']} experiments, runs or models have paths beside the database as places of")
+            say("artifacts: they stay, and whoever reaches the server can read and delete the database")
+        if not found["needed"]:
+            print("the store is up to date")
+            await bring_up(flow)
+            return
+        if flow.job:
+            say("stopping the server")
+            await flow.stop(flow.job)
+            flow.job = None
+        done = await task.run("upgrade", check=False)
+        print(f"upgraded: the schema is {done['schema']}")
+        print(f"  before   {task.backups.uri / done['backup']} has what was there")
+        if done["moved"]:
+            print("  moved    the artifacts, away from the database into the folder artifacts")
+        if done["created"]:
+            print(f"  created  {done['created']} from the file store, which is kept")
+        if done["created"] and not done["adopted"]:
+            setting = settings.inputs["backend_store_uri"]
+            fix = f"set it to sqlite:///{done['created']}, then `{settings.make('mlflow-up')}`"
+            raise Failure(Problem("backend_store_uri still names the file store", fix, setting.source))
+        await start(flow, task, done)
+
+
+def main() -> None:
+    """Run the target."""
+    settings = load()
+    check.require(settings)
+    asyncio.run(upgrade(settings))
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,383 @@
+"""A restore verifies first, replaces nothing unasked, and leaves the old store or the new one."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serve.harness import StartServer, old_database, wait_for
+
+from .conftest import MakePlace
+from .harness import Place, content, damage, query, schema, tree
+
+pytestmark = pytest.mark.e2e
+Members = dict[str, bytes]
+
+
+@pytest.fixture(scope="session")
+def backup(warm: Any, filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup with rows in every table and two artifacts."""
+    store = Place(warm, tmp_path_factory.mktemp("backup"))
+    shutil.copyfile(filled, store.path)
+    (store.folder / "artifacts/0").mkdir(parents=True)
+    (store.folder / "artifacts/0/a").write_bytes(b"one")
+    (store.folder / "artifacts/b").write_bytes(b"two")
+    return store.backups / store.backup(artifacts=True)
+
+
+def with_backup(place: Place, backup: Path, name: str = "backup.zip") -> str:
+    """Put a backup among those of a store, and return its name there."""
+    place.backups.mkdir(exist_ok=True)
+    shutil.copyfile(backup, place.backups / name)
+    return name
+
+
+def members(backup: Path) -> Members:
+    with zipfile.ZipFile(backup) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def zipped(found: Members, *extra: zipfile.ZipInfo) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content_ in found.items():
+            archive.writestr(name, content_)
+        for info in extra:
+            archive.writestr(info, b"/etc/passwd")
+    return data.getvalue()
+
+
+def with_manifest(found: Members, **changes: object) -> bytes:
+    manifest = {**json.loads(found["manifest.json"]), **changes}
+    return zipped({**found, "manifest.json": json.dumps(manifest).encode()})
+
+
+def with_member(found: Members, name: str) -> bytes:
+    """An extra member that the manifest names, as somebody who means harm would make it."""
+    sums = {**json.loads(found["manifest.json"])["sha256"], name: hashlib.sha256(b"x").hexdigest()}
+    return with_manifest({**found, name: b"x"}, sha256=sums)
+
+
+def symlink(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+def flipped(backup: bytes, where: int) -> bytes:
+    return backup[:where] + bytes([backup[where] ^ 1]) + backup[where + 1 :]
+
+
+DAMAGES: dict[str, Callable[[bytes, Members], bytes]] = {
+    "a flipped bit of the database": lambda data, _: flipped(data, 1000),
+    "a flipped bit of an artifact": lambda _, found: zipped({**found, "artifacts/b": b"twp"}),
+    "truncated": lambda data, _: data[:-1000],
+    "half": lambda data, _: data[: len(data) // 2],
+    "empty": lambda *_: b"",
+    "text": lambda *_: b"SELECT 1;\n" * 1000,
+    "no manifest": lambda _, found: zipped({k: v for k, v in found.items() if k != "manifest.json"}),
+    "no JSON": lambda _, found: zipped({**found, "manifest.json": b"{"}),
+    "a list": lambda _, found: zipped({**found, "manifest.json": b"[1]"}),
+    "another format": lambda _, found: with_manifest(found, format=2),
+    "no counts": lambda _, found: with_manifest(found, counts=None),
+    "other counts": lambda _, found: with_manifest(found, counts={"runs": 10**6}),
+    "no database": lambda _, found: zipped({k: v for k, v in found.items() if k != "tracking.db"}),
+    "another database": lambda _, found: zipped({**found, "tracking.db": found["tracking.db"][:-1] + b"!"}),
+    "an artifact less": lambda _, found: zipped({k: v for k, v in found.items() if k != "artifacts/b"}),
+    "an extra member": lambda _, found: zipped({**found, "artifacts/more": b"x"}),
+    "a symlink": lambda _, found: zipped(found, symlink("artifacts/link")),
+    "..": lambda _, found: with_member(found, "artifacts/../../up"),
+    "absolute": lambda _, found: with_member(found, "artifacts//tmp/absolute"),
+    "elsewhere": lambda _, found: with_member(found, "elsewhere"),
+}
+
+
+def test_a_damaged_backup_is_refused_and_nothing_changes(
+    backup: Path, filled: Path, place: MakePlace
+) -> None:
+    data, found = backup.read_bytes(), members(backup)
+    store = place()
+    shutil.copyfile(filled, store.path)
+    store.query("DELETE FROM tags")
+    before = store.path.read_bytes()
+    store.backups.mkdir()
+    for name, change in DAMAGES.items():
+        (store.backups / "bad.zip").write_bytes(change(data, found))
+        for force in (False, True):
+            error = store.refused("restore", source="bad.zip", force=force, check=False)
+            assert error.startswith("bad.zip ") or "changed" in error, (name, error)
+            assert "MLFLOW_FORCE" not in error, name
+    assert store.refused("restore", source="none.zip", force=True, check=False).startswith(
+        "there is no backup"
+    )
+    assert store.path.read_bytes() == before
+    assert sorted(path.name for path in store.folder.iterdir()) == [
+        ".mlflow.db.store",
+        "backups",
+        "mlflow.db",
+    ]
+    assert [path.name for path in store.backups.iterdir()] == ["bad.zip"]
+
+
+def test_a_store_with_runs_is_kept_until_force_replaces_it(
+    backup: Path, filled: Path, place: MakePlace
+) -> None:
+    store = place()
+    shutil.copyfile(filled, store.path)
+    store.query("PRAGMA journal_mode = wal")
+    store.query("UPDATE runs SET name = 'mine'")
+    (store.folder / "artifacts").mkdir()
+    (store.folder / "artifacts/b").write_bytes(b"mine")
+    before, artifacts = content(store.path), tree(store.folder / "artifacts")
+    name = with_backup(store, backup)
+    for check in (True, False):
+        error = store.refused("restore", source=name, force=False, check=check)
+        assert f"{store.path} holds 7 experiments, 7 runs" in error
+        assert f"MLFLOW_FORCE=yes replaces it, and keeps it in {store.backups}" in error
+    assert store.run("restore", source=name, force=True, check=True) == {}
+    assert content(store.path) == before
+    done = store.restore(name, force=True)
+    assert done["artifacts"] == 2
+    assert content(store.path) == content(filled)
+    assert tree(store.folder / "artifacts") == {"0/a": b"one", "b": b"two"}
+    assert store.query("PRAGMA journal_mode") == [("wal",)]
+    store.restore(done["kept"], force=True)
+    assert content(store.path) == before
+    assert tree(store.folder / "artifacts") == {**artifacts, "0/a": b"one"}
+
+
+def test_a_database_that_is_no_database(backup: Path, filled: Path, place: MakePlace) -> None:
+    sound = filled.read_bytes()
+    for number, data in enumerate((b"", sound[: len(sound) // 2], sound[:60], b"x" * 5000, None)):
+        store = place(str(number))
+        if data is None:
+            damage(store.path, filled)
+        else:
+            store.path.write_bytes(data)
+        name = with_backup(store, backup)
+        before = store.path.read_bytes()
+        if before:
+            error = store.refused("restore", source=name, force=False, check=False)
+            assert "cannot be read" in error, error
+            assert store.path.read_bytes() == before
+        (store.folder / "mlflow.db-journal").write_bytes(b"of the damaged one")
+        done = store.restore(name, force=bool(before))
+        assert content(store.path) == content(filled)
+        assert not (store.folder / "mlflow.db-journal").exists()
+        assert (store.backups / done["kept"]).is_dir() if not before else True
+        if before:
+            assert (store.backups / done["kept"]).read_bytes() == before
+
+
+def test_a_locked_database_is_no_damaged_one(backup: Path, filled: Path, place: MakePlace) -> None:
+    store = place()
+    shutil.copyfile(filled, store.path)
+    name = with_backup(store, backup)
+    with closing(sqlite3.connect(store.path)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        code = "import sys, serve; serve.SQLITE_WAIT = 0.2; sys.exit(store_job.main())"
+        words = {"do": "restore", "backups": str(store.backups), "from": name, "force": True, "check": False}
+        job = store.warm.start(code, **store.env, MLFLOW_STORE_TASK=json.dumps(words))
+        assert job.wait() == 1
+        assert "database is locked" in job.result["error"]
+    assert content(store.path) == content(filled)
+    assert [path.name for path in store.backups.iterdir()] == [name]
+
+
+def test_a_database_of_others_is_not_replaced_unasked(backup: Path, place: MakePlace) -> None:
+    store = place()
+    store.query("CREATE TABLE others (id int)")
+    store.query("INSERT INTO others VALUES (1)")
+    name = with_backup(store, backup)
+    assert "MLFLOW_FORCE=yes replaces it" in store.refused("restore", source=name, force=False, check=False)
+    assert store.query("SELECT * FROM others") == [(1,)]
+
+
+def test_a_bare_database_is_a_backup(template: Path, place: MakePlace) -> None:
+    old = old_database(place("old").path)
+    wal = place("wal").path
+    shutil.copyfile(template, wal)
+    query(wal, "PRAGMA page_size = 8192")
+    query(wal, "VACUUM")
+    query(wal, "INSERT INTO experiments (experiment_id, name) VALUES (0, 'Default')")
+    query(wal, "PRAGMA journal_mode = wal")
+    for source in (old, wal):
+        for mode in ("delete", "wal"):
+            store = place(f"{source.parent.name}-{mode}")
+            shutil.copyfile(template, store.path)
+            store.query(f"PRAGMA journal_mode = {mode}")
+            name = with_backup(store, source, "mlflow.db")
+            done = store.restore(name)
+            assert schema(store.path) == schema(template)
+            assert store.query("PRAGMA journal_mode") == [(mode,)]
+            assert done["kept"] == ""
+            if source == old:
+                assert store.query("SELECT value FROM params ORDER BY 1") == [("0.1",), ("0.2",)]
+    assert (store.backups / name).read_bytes() == wal.read_bytes()
+    query(old, "UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    with_backup(store, old)
+    error = store.refused("restore", source="backup.zip", force=True, check=False)
+    assert error == "backup.zip has the schema ffffffffffff of a newer MLflow; nothing changed: use its image"
+
+
+def test_an_older_store_is_replaced_by_a_newer_backup(backup: Path, filled: Path, place: MakePlace) -> None:
+    store = place()
+    old_database(store.path)
+    before = content(store.path)
+    done = store.restore(with_backup(store, backup), force=True)
+    assert content(store.path) == content(filled)
+    with zipfile.ZipFile(store.backups / done["kept"]) as archive:
+        store.path.write_bytes(archive.read("tracking.db"))
+    assert content(store.path) == before
+
+
+def test_a_restore_that_ends_half_way_is_finished(
+    backup: Path, filled: Path, template: Path, place: MakePlace, start: StartServer
+) -> None:
+    stop = """
+import os, signal, sys, backup_file, store, store_job
+def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
+name, attribute = os.environ["KILLED_AT"].split(".")
+module = {"backup_file": backup_file, "store_job": store_job}[name]
+setattr(module, attribute, kill)
+sys.exit(store_job.main())
+"""
+    words = {"do": "restore", "from": "backup.zip", "force": True, "check": False}
+    killed_at = (
+        "backup_file.write_note",
+        "store_job.put",
+        "store_job.place_artifacts",
+        "backup_file.drop_staged",
+    )
+    for number, point in enumerate(killed_at):
+        store = place(str(number))
+        shutil.copyfile(template, store.path)
+        store.query("INSERT INTO experiments (experiment_id, name) VALUES (5, 'mine')")
+        (store.folder / "artifacts").mkdir()
+        (store.folder / "artifacts/b").write_bytes(b"mine")
+        before = content(store.path), tree(store.folder / "artifacts")
+        with_backup(store, backup)
+        task = json.dumps({**words, "backups": str(store.backups)})
+        job = store.warm.start(stop, **store.env, MLFLOW_STORE_TASK=task, KILLED_AT=point)
+        assert job.wait() == -signal.SIGKILL, job.said
+        staged = (store.folder / "artifacts/.mlflow-restore").exists()
+        assert staged == (number > 0)
+        if number == 1:
+            server = start(store.destination, MLFLOW_BACKEND_STORE_URI=store.uri)
+            assert server.process.wait(60) == 1
+            assert "a restore with artifacts was interrupted" in server.lines[-1]
+        if number == 2:  # the same command, without the force that is not needed any more
+            assert store.restore("backup.zip")["artifacts"] == 2
+        elif number:  # any other
+            store.backup()
+        after = content(store.path), tree(store.folder / "artifacts")
+        assert after == ((content(filled), {"0/a": b"one", "b": b"two"}) if number else before)
+        assert not (store.folder / "artifacts/.mlflow-restore").exists()
+
+
+def test_what_a_killed_restore_staged_is_for_its_store_only(
+    backup: Path, filled: Path, template: Path, place: MakePlace
+) -> None:
+    store = place()
+    shutil.copyfile(template, store.path)
+    staged = store.folder / "artifacts/.mlflow-restore"
+    staged.mkdir(parents=True)
+    (staged / "manifest.json").write_text(json.dumps({"store": "/another.db", "backup": "backup.zip"}))
+    name = with_backup(store, backup)
+    assert "a change of /another.db was interrupted" in store.refused("backup", artifacts=False)
+    (staged / "manifest.json").write_text(json.dumps({"store": str(store.path), "backup": "gone.zip"}))
+    assert "cannot be finished" in store.refused("backup", artifacts=False)
+    store.restore(name)
+    assert content(store.path) == content(filled)
+    assert not staged.exists()
+
+
+def test_sigterm_leaves_the_old_store(backup: Path, template: Path, place: MakePlace) -> None:
+    """It comes while the rows are written; later it waits until everything is in its place."""
+    stop = """
+import os, signal, sys, time, store_job
+put, number = store_job.put, int(os.environ["NUMBER"])
+def wait(store, work, before_commit):
+    def both():
+        before_commit()
+        os.kill(os.getpid(), signal.SIGTERM)
+    if not number:
+        os.kill(os.getpid(), signal.SIGTERM)
+    put(store, work, both)
+store_job.put = wait
+sys.exit(store_job.main())
+"""
+    for number in (0, 1):
+        store = place(str(number))
+        shutil.copyfile(template, store.path)
+        before = content(store.path)
+        words = {"do": "restore", "from": with_backup(store, backup), "force": True, "check": False}
+        task = json.dumps({**words, "backups": str(store.backups)})
+        job = store.warm.start(stop, **store.env, MLFLOW_STORE_TASK=task, NUMBER=str(number))
+        assert job.wait() == 128 + signal.SIGTERM, job.said
+        assert (content(store.path) == before) is (number == 0)
+        assert tree(store.folder / "artifacts") == ({"0/a": b"one", "b": b"two"} if number else {})
+        assert not list((store.folder / "artifacts").iterdir()) or number
+        assert list(Path(job.home / "tmp").iterdir()) == []
+
+
+def test_no_space(backup: Path, filled: Path, place: MakePlace, mount: Callable[[str], Path]) -> None:
+    volume = mount("size=3m")
+    store = place()
+    store.folder = volume
+    store = Place(store.warm, volume)
+    name = with_backup(store, backup)
+    filler = volume / "filler"
+    for free in (0, 100_000, 400_000):
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+            file.truncate(file.tell() - free)
+        error = store.refused("restore", source=name, force=False, check=False)
+        assert error.endswith("free space on the volume"), error
+        assert not store.path.exists() or store.query("SELECT count(*) FROM sqlite_master") == [(0,)]
+        assert not (volume / "artifacts/.mlflow-restore").exists()
+    filler.unlink()
+    store.restore(name)
+    assert content(store.path) == content(filled)
+    subprocess.run(["mount", "-o", "remount,ro", str(volume)], check=True)
+    error = store.refused("restore", source=name, force=True, check=False)
+    assert "mount the volume writable" in error
+
+
+def test_only_one_task_at_a_time(filled: Path, place: MakePlace) -> None:
+    store = place()
+    shutil.copyfile(filled, store.path)
+    hold = """
+import sys, time, store_job
+store_job.TASKS["backup"] = lambda *_: time.sleep(60)
+sys.exit(store_job.main())
+"""
+    task = json.dumps({"do": "backup", "backups": str(store.backups), "artifacts": False})
+    job = store.warm.start(hold, **store.env, MLFLOW_STORE_TASK=task)
+    wait_for(lambda: (store.folder / ".mlflow.db.store").exists(), "the lock")
+    time.sleep(0.1)
+    quick = "import sys, store; store.LOCK_WAIT = 0.1; sys.exit(store_job.main())"
+    other = store.warm.start(quick, **store.env, MLFLOW_STORE_TASK=task)
+    assert other.wait() == 1
+    assert other.result["error"].startswith(f"another backup, restore, upgrade or clean-up of {store.path}")
+    job.signal()
+    job.wait()
+    assert store.backup()
