@@ -84,10 +84,27 @@ os.execvp("bash", ["bash", *sys.argv[2:]])
   say "set up in $((SECONDS - started)) s"
 }
 
-unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX # the user's own, which would lead the set-up astray
+find_workspace() { # as neuro-flow does, where make was called below the folder of the flow that this belongs to
+  local folder=$PWD toolkit flow
+  toolkit=$(cd "$here" && pwd)
+  while folder=$(dirname "$folder") && [ "$folder" != / ]; do
+    [[ $toolkit == "$folder"/* ]] || continue
+    for flow in "$folder"/.{apolo,neuro}/live.y{,a}ml; do
+      [ -f "$flow" ] || continue
+      export MLFLOW_CALLED_IN=$PWD
+      cd "$folder"
+      here=$toolkit
+      return
+    done
+  done
+}
+
+unset PYTHONHOME PYTHONPATH PYTHONSAFEPATH PIP_USER PIP_TARGET PIP_PREFIX # the user's own, which would lead the set-up astray
 if [ "$1" = --venv ]; then
   is_made "$2" "$3" || make_venv "$2" "$3"
   exit
 fi
+[ -d .neuro ] || [ -d .apolo ] || find_workspace
 is_made venv "$here/requirements.lock" || make_venv venv "$here/requirements.lock"
+[ -e .mlflow/.gitignore ] || echo '*' >.mlflow/.gitignore # it holds secrets of the local platform
 exec .mlflow/venv/bin/python -X pycache_prefix="$PWD/.mlflow/pycache" "$here/$1.py" "${@:2}"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import console
+from installation import version_of
 from settings import TOOLKIT_DIR, load
 
 TARGET = re.compile(r"^([a-z-]+):.*?## (.*)$", re.MULTILINE)
@@ -20,7 +21,7 @@ def targets(makefile: Path) -> list[tuple[str, str]]:
 
 def main() -> None:
     """Run the target; arguments are further makefiles to show."""
-    print("Targets")
+    print(f"MLflow server toolkit {version_of(TOOLKIT_DIR)} in {TOOLKIT_DIR}\n\nTargets")
     for makefile in [TOOLKIT_DIR / "mlflow.mk", *map(Path, sys.argv[1:])]:
         for name, text in targets(makefile):
             print(f"  make {name:18} {text}")

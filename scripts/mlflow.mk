@@ -2,9 +2,12 @@
 #
 # Every name here starts with mlflow- or MLFLOW_, and nothing runs while make reads this file. Each recipe is one
 # line that calls a script: put changes there. It stands behind a `;`, so that the including Makefile's own
-# .RECIPEPREFIX does not matter; its SHELL is set aside for our targets alone.
+# .RECIPEPREFIX does not matter; its SHELL is set aside for our targets alone. The list of makefiles, by which many
+# print their help, and the default goal are left as they were.
 
 MLFLOW_DIR := $(dir $(lastword $(MAKEFILE_LIST)))
+MLFLOW_GOAL := $(.DEFAULT_GOAL)
+MAKEFILE_LIST := $(filter-out $(lastword $(MAKEFILE_LIST)),$(MAKEFILE_LIST))
 MLFLOW_RUN = bash '$(MLFLOW_DIR)bootstrap.sh'
 
 mlflow-up: ; @$(MLFLOW_RUN) up ## Start the server, or find it running, and say where it is
@@ -18,9 +21,22 @@ mlflow-env: ; @$(MLFLOW_RUN) env ## Print what a client needs: eval "$$(make -s 
 mlflow-config: ; @$(MLFLOW_RUN) config ## Print every setting and where it comes from; MLFLOW_FORMAT=json
 mlflow-render: ; @$(MLFLOW_RUN) render ## Write the rendered action and print its path
 mlflow-check: ; @$(MLFLOW_RUN) check ## Find mistakes in the settings
+mlflow-backup: ; @$(MLFLOW_RUN) backup ## Copy the runs of the live server: TO=file fetches it, MLFLOW_BACKUP_ARTIFACTS=yes
+mlflow-restore: ; @$(MLFLOW_RUN) restore ## Put a backup into the server's store: FROM=backup, MLFLOW_FORCE=yes
+mlflow-upgrade: ; @$(MLFLOW_RUN) upgrade ## Bring the store of an older MLflow up to date, and start the server
+mlflow-gc: ; @$(MLFLOW_RUN) clean_up ## Show what is deleted and still kept: OLDER_THAN=30d; MLFLOW_FORCE=yes removes it
+mlflow-install: ; @$(MLFLOW_RUN) install ## Put the toolkit into another repository: INTO=../my-project
+mlflow-update: ; @$(MLFLOW_RUN) update ## Bring the copy here to another version: FROM=../toolkit, or a tag
+mlflow-uninstall: ; @$(MLFLOW_RUN) uninstall ## Take out what mlflow-install put in; no data is touched
 mlflow-help: ; @$(MLFLOW_RUN) help ## Print this
 
-MLFLOW_TARGETS := up down restart status extend logs open env config render check help
+MLFLOW_TARGETS := up down restart status extend logs open env config render check backup restore upgrade gc install update uninstall help
 .PHONY: $(MLFLOW_TARGETS:%=mlflow-%)
 $(MLFLOW_TARGETS:%=mlflow-%): SHELL := /bin/sh
 $(MLFLOW_TARGETS:%=mlflow-%): .SHELLFLAGS := -c
+
+# Else a pattern rule of the Makefile's own, such as `%: FORCE`, would make this file.
+$(MLFLOW_DIR)mlflow.mk: ;
+ifeq ($(MLFLOW_GOAL),)
+.DEFAULT_GOAL :=
+endif

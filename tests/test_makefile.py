@@ -20,6 +20,7 @@ ODD = {
     "one shell": ".ONESHELL:\n",
     "another recipe prefix": ".RECIPEPREFIX := >\nall:\n> @echo host\n",
     "flags": "MAKEFLAGS += --no-builtin-rules --warn-undefined-variables\n",
+    "everything exported": ".EXPORT_ALL_VARIABLES:\n.POSIX:\nMAKEFLAGS += -e\n",
     "secondary expansion": ".SECONDEXPANSION:\n.DELETE_ON_ERROR:\n",
 }
 
@@ -69,11 +70,14 @@ def test_every_target_has_a_script_and_is_phony_and_in_the_readme() -> None:
     phony = re.search(r"(?m)^MLFLOW_TARGETS := (.*)$", MK)
     assert phony
     assert [f"mlflow-{word}" for word in phony[1].split()] == names
-    for name in names:
-        assert (ROOT / "scripts" / f"{name.removeprefix('mlflow-')}.py").exists()
+    scripts = dict(re.findall(r"(?m)^(mlflow-\w+): ; @\$\(MLFLOW_RUN\) (\w+) ##", MK))
+    assert list(scripts) == names
+    for name, script in scripts.items():
+        assert (ROOT / "scripts" / f"{script}.py").exists()
+        assert script == name.removeprefix("mlflow-") or name == "mlflow-gc"  # gc is a module of Python
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"(?m)^\| `(mlflow-\w+)[^|]*` \|", readme) == names
-    for target in re.findall(r"(?:`|\$ )make (?:-s )?([a-z-]+)", readme):
+    for target in re.findall(r"(?:`|\$ )make (?:-s |-f \S+ )?([a-z-]+)", readme):
         assert target in names or re.search(rf"(?m)^{target}:", (ROOT / "Makefile").read_text()), target
 
 

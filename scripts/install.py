@@ -1,0 +1,311 @@
+"""mlflow-install: put the toolkit into somebody's repository; if anything is in the way, nothing."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from glob import glob
+from pathlib import Path
+
+import yaml
+
+import console
+import edits
+from action import ACTION, RENDERED, compose, find
+from console import Failure, Problem, complain, say
+from installation import (
+    HALF_DONE,
+    MAKEFILES,
+    Edit,
+    Installed,
+    dry_run,
+    git,
+    installed,
+    lost,
+    obstacles,
+    path_of,
+    show,
+    toolkit_files,
+    version_of,
+    word,
+)
+from settings import OF_TARGETS, TOOLKIT_DIR, live_file, load
+from transaction import MANIFEST, Change, alone, apply, digest, missing_folders, pending, read, recover
+
+FOLDER = "scripts/mlflow"
+IGNORED = "/.mlflow/"
+
+
+@dataclass
+class Plan:
+    """What is to be done to a repository, and what is in the way of it."""
+
+    root: Path
+    folder: Path
+    changes: list[Change] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def edit(self, path: Path, new: str, pieces: list[str], created: str | None) -> None:
+        """Add the edit of a file; `created` is what a file of our making holds beside the pieces."""
+        self.changes.append(Change(path, new.encode("utf-8", "surrogateescape")))
+        self.edits.append(Edit(path.as_posix(), pieces, created))
+
+    def trouble(self, what: str, fix: str, source: object, *, warning: bool = False) -> None:
+        """Add something that is in the way."""
+        self.problems.append(Problem(what, fix, str(source), warning))
+
+
+def include_line(folder: Path) -> str:
+    """Return the line for a Makefile: found from folders below, too; no error where it is not."""
+    return f"include $(wildcard $(dir $(firstword $(MAKEFILE_LIST))){folder.as_posix()}/mlflow.mk)"
+
+
+def target() -> tuple[Path, Path]:
+    """Return the repository to install into, and the folder in it.
+
+    Raises:
+        Failure: INTO is no git repository, DIR is no folder in it, or this is no clone of the toolkit.
+    """
+    toolkit = TOOLKIT_DIR.resolve().parent
+    into, folder = word("INTO"), Path(word("DIR") or FOLDER)
+    usage = "make mlflow-install INTO=../my-project"
+    root = path_of(into).resolve()
+    if not into or not root.is_dir():
+        raise Failure(Problem(f"INTO is {into!r}", f"name the folder of a repository: {usage}", "INTO"))
+    if root == toolkit or toolkit in root.parents:
+        raise Failure(Problem("this is the toolkit itself", f"name another repository: {usage}", str(root)))
+    if (
+        folder.is_absolute()
+        or not folder.parts
+        or not re.fullmatch(r"[\w@+.-]+(/[\w@+.-]+)*/?", str(folder))
+        or {"..", ".git", ".mlflow"} & {*folder.parts}
+    ):
+        fix = "name a folder in the repository, without blanks and special signs: DIR=tools/mlflow"
+        raise Failure(Problem(f"DIR is {str(folder)!r}", fix, "DIR"))
+    inside = git(root, "rev-parse", "--is-inside-work-tree")
+    if inside.stdout.strip() != "true":
+        said = inside.stderr.strip().splitlines()
+        reason = "" if not said or "not a git repository" in said[0] else f" ({said[0]})"
+        fix = "`git init` there, and commit: so you see what is added, and can go back"
+        raise Failure(Problem(f"no git repository{reason}", fix, str(root)))
+    return root, folder
+
+
+def make_plan(root: Path, folder: Path, files: dict[str, bytes], origin: str) -> Plan:
+    """Return what installing does to a repository; its problems are all that is in the way."""
+    plan = Plan(root, folder)
+    if (root / folder).exists() or (root / folder).is_symlink():
+        plan.trouble("there is something already", "move it away, or choose another folder by DIR=", folder)
+    _edit_gitignore(plan)
+    _edit_flow(plan)
+    _edit_makefile(plan)
+    for path in [folder, *(change.path for change in plan.changes)]:
+        inner = path / MANIFEST if path == folder else path
+        plan.problems += [p for p in obstacles(root, inner) if p not in plan.problems]
+        if said := git(root, "status", "--porcelain", "--untracked-files=all", "--", str(path)).stdout:
+            what = "not in git yet" if said.startswith("??") else "has changes that are not committed"
+            plan.trouble(what, "commit or stash that first", path)
+    plan.problems += _ignored_files(root, folder, list(files))
+    if not (root / RENDERED).exists():  # `neuro-flow ps` wants to read every action
+        plan.changes.insert(0, Change(RENDERED, files[ACTION]))
+    record = Installed(
+        version_of(TOOLKIT_DIR),
+        origin,
+        {name: digest(data) for name, data in files.items()},
+        plan.edits,
+        [
+            name
+            for name in missing_folders(root, [change.path for change in plan.changes] + [folder])
+            if name != ".mlflow"
+        ],
+    )
+    plan.changes.insert(0, Change(folder, {**files, MANIFEST: record.text()}))
+    return plan
+
+
+def _text(plan: Plan, path: Path) -> str | None:
+    """Return a file's text to edit, whatever its encoding; None where there is no such file."""
+    data = read(plan.root / path) if (plan.root / path).is_file() else None
+    return None if data is None else data.decode("utf-8", "surrogateescape")
+
+
+def _edit_gitignore(plan: Plan) -> None:
+    path = Path(".gitignore")
+    text = _text(plan, path)
+    if text is None or not re.search(r"(?m)^/?\.mlflow/?\s*$", text):
+        new, added = edits.add_line(text or "", IGNORED)
+        plan.edit(path, new, [added], "" if text is None else None)
+
+
+def _edit_flow(plan: Plan) -> None:
+    root = plan.root
+    folder = next((f for f in (Path(".apolo"), Path(".neuro")) if (root / f).is_dir()), Path(".neuro"))
+    live = live_file(root / folder)
+    path = live.relative_to(root) if live else folder / "live.yaml"
+    above = next((p for p in root.parents if any(live_file(p / f) for f in (".apolo", ".neuro"))), None)
+    if (
+        not live
+        and above
+        and len({git(p, "rev-parse", "--show-toplevel").stdout for p in (root, above)}) == 1
+    ):
+        fix = f"install there: INTO={above}; a flow here would hide it"
+        plan.trouble(f"neuro-flow uses the flow of {above} here", fix, path)
+    try:
+        text = live.read_bytes().decode("utf-8") if live else edits.NEW_FLOW
+        new, pieces = edits.add_to_flow(text)
+        plan.edit(path, new, pieces, None if live else edits.NEW_FLOW)
+    except UnicodeDecodeError as error:
+        plan.trouble(f"not UTF-8 at byte {error.start}", "save the file as UTF-8", path)
+    except edits.NotEditableError as error:
+        for what, fix, line in error.reasons:
+            plan.trouble(what, fix, f"{path}:{line}")
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        said = getattr(error, "problem", None) or str(error).replace("\n", " ")
+        plan.trouble(f"not YAML: {said}", "correct the line", f"{path}:{mark.line + 1 if mark else 1}")
+    projects = [root / at / f"project.{end}" for at in (folder, ".") for end in ("yml", "yaml")]
+    project = next(filter(Path.is_file, projects), None)
+    if project is None and (name := needed_id(root.stem)):
+        text = f"# neuro-flow would take the folder's name, but {root.name!r} does for no id.\nid: {name}\n"
+        plan.edit(folder / "project.yml", text, [text], "")
+    if project and _volume_of_project(project):
+        what = f"volumes has {edits.VOLUME} already"
+        plan.trouble(what, "rename it: the toolkit adds its own", project.relative_to(root))
+
+
+def needed_id(stem: str) -> str:
+    """Return an id for a project whose folder's name does for none, else an empty string.
+
+    It has to be an identifier, and the jobs are named after it: `ID-mlflow-server`, in 40 characters.
+    Source: `make_default_project` in apolo_flow 24.12.1, and the platform's rule for names.
+    """
+    usual = stem.replace("-", "_")
+    if usual != usual.upper() and re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", usual.lower()):
+        return ""
+    ascii_only = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode().lower()
+    name = "_".join(re.findall("[a-z0-9]+", ascii_only))
+    name = name if name[:1].isalpha() else f"project_{name}"
+    return name[:26].rstrip("_")
+
+
+def _volume_of_project(project: Path) -> bool:
+    try:
+        return find(compose(project.read_text(encoding="utf-8")), "volumes", edits.VOLUME) is not None
+    except (UnicodeDecodeError, yaml.YAMLError):
+        return False  # neuro-flow will say so
+
+
+def _edit_makefile(plan: Plan) -> None:
+    names = {path.name for path in plan.root.iterdir()}  # of a file system that may not tell M from m
+    path = Path(next((name for name in MAKEFILES if name in names), "Makefile"))
+    text = _text(plan, path)
+    new, added = edits.add_line(text or "", include_line(plan.folder))
+    plan.edit(path, new, [added], "" if text is None else None)
+    for makefile, content in _makefiles(plan, path, {}).items():
+        plan.problems += taken_names(makefile, content)
+
+
+def _makefiles(plan: Plan, path: Path, found: dict[Path, str]) -> dict[Path, str]:
+    """Return a makefile and those that it includes by name, with their texts."""
+    text = _text(plan, path)
+    if text is not None and path not in found:
+        found[path] = text
+        for line in re.findall(r"(?m)^ *(?:-|s)?include[ \t]+([^#\r\n]+)", text):
+            for pattern in (word for word in line.split() if "$" not in word and not word.startswith("/")):
+                for included in sorted(glob(pattern, root_dir=plan.root)):  # noqa: PTH207 (Path.glob refuses some)
+                    _makefiles(plan, Path(included), found)
+    return found
+
+
+def taken_names(makefile: Path, text: str) -> Iterator[Problem]:
+    """Yield what in a makefile has a name of ours: a target, a variable, or another copy of the toolkit."""
+    ours = (TOOLKIT_DIR / "mlflow.mk").read_text(encoding="utf-8")
+    targets = set(re.findall(r"(?m)^(mlflow-\w+):", ours))
+    variables = {f"MLFLOW_{name.upper()}" for name in load().all} | OF_TARGETS
+    variables |= set(re.findall(r"(?m)^(MLFLOW_\w+) *:?=", ours))
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"{makefile}:{number}"
+        if re.match(r" *(-|s)?include\b.*\bmlflow\.mk", line):
+            fix = "take that line and its copy out; or update it the way it came"
+            yield Problem("includes a copy of the toolkit already", fix, where)
+        rule = re.match(r"([^\t#=:][^#=:]*)::?(?!=)", line)
+        for name in sorted(targets & set(rule[1].split() if rule else [])):
+            yield Problem(f"there is a target {name} already", "rename it", where)
+        words = r" *(?:(?:export|override|private)\s+)*(?:define\s+(MLFLOW_\w+)|(MLFLOW_\w+)\s*[:?+!]*=)"
+        assigned = re.match(words, line)
+        name = (assigned[1] or assigned[2]) if assigned else ""
+        if name in variables:
+            fix = "rename it; as a setting for the server it belongs into mlflow.yaml"
+            yield Problem(f"there is a variable {name} already", fix, where)
+
+
+def _ignored_files(root: Path, folder: Path, names: list[str]) -> Iterator[Problem]:
+    """Yield a warning for each pattern by which git would leave out files that others need as well."""
+    paths = "".join(f"{folder / name}\0" for name in names)
+    said = git(root, "check-ignore", "--no-index", "--verbose", "-z", "--stdin", told=paths).stdout.split(
+        "\0"
+    )
+    patterns: dict[tuple[str, str], str] = {}
+    for source, line, pattern, path in zip(said[::4], said[1::4], said[2::4], said[3::4], strict=False):
+        if not pattern.startswith("!"):
+            patterns.setdefault((f"{source}:{line}", pattern), path)
+    for (where, pattern), path in patterns.items():
+        fix = f"`git add --force {folder}` commits it all the same"
+        yield Problem(f"the pattern {pattern} keeps {path} out of git", fix, where, warning=True)
+
+
+def origin_of(toolkit: Path) -> str:
+    """Return where the toolkit was cloned from, without a password; empty where others could not clone it."""
+    url = git(toolkit, "config", "--get", "remote.origin.url").stdout.strip()
+    top = git(toolkit, "rev-parse", "--show-toplevel").stdout.strip()
+    if not top or Path(top).resolve() != toolkit or not re.match(r"\w+://|[\w.-]+@[\w.-]+:", url):
+        return ""
+    return re.sub(r"(?<=://)[^/@]*@", "", url) if url.startswith("http") else url
+
+
+def main() -> None:
+    """Run the target."""
+    only_show = dry_run()
+    root, folder = target()
+    toolkit = TOOLKIT_DIR.resolve().parent
+    files = toolkit_files(toolkit, folder)
+    with alone(root):
+        if pending(root):
+            if only_show:
+                say(HALF_DONE)
+                return
+            recover(root)
+        record = installed(root / folder)
+        half = list(lost(root, folder, record)) if record else []
+        if half:
+            what = "it is installed by half"
+            raise Failure(*(replace(p, warning=False) for p in half), Problem(what, "see above", str(root)))
+        if record and record.version == version_of(TOOLKIT_DIR):
+            say(f"version {record.version} is installed in {root / folder} already; nothing to do")
+            return
+        if record:
+            fix = f"`make mlflow-update FROM={toolkit}` there brings this version, {version_of(TOOLKIT_DIR)}"
+            raise Failure(Problem(f"version {record.version} is installed already", fix, str(root / folder)))
+        plan = make_plan(root, folder, files, origin_of(toolkit))
+        if any(not problem.warning for problem in plan.problems):
+            raise Failure(
+                *plan.problems,
+                Problem("nothing has been changed", "mend the above and run the same again", str(root)),
+            )
+        print(f"version {version_of(TOOLKIT_DIR)} into {root}")
+        show("+", f"new   {folder}/ ({len(files)} files)")
+        for edit in plan.edits:
+            show("+", f"{'edit ' if edit.created is None else 'new  '} {edit.file}", edit.pieces)
+        complain(plan.problems)
+        if only_show:
+            return
+        apply(root, plan.changes, [])
+    say(f"installed; commit it, then: cd {shlex.quote(str(root))} && make mlflow-up MLFLOW_PLATFORM=local")
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,151 @@
+"""mlflow-uninstall: take out exactly what mlflow-install put in; the server's data stays."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+import console
+from console import Failure, Problem, complain, say
+from edits import ADDED, VOLUME, take_out, take_out_of_flow
+from installation import HALF_DONE, MAKEFILES, Edit, Installed, dry_run, edited, obstacles, place, show
+from local_platform import client
+from login import STATE
+from settings import JOB, Settings, load
+from transaction import MANIFEST, STAGE, Change, Tree, alone, apply, pending, read, recover
+
+
+class Removal:
+    """What uninstalling does: the changes, and a line for all that has to stay."""
+
+    def __init__(self, root: Path, folder: Path, record: Installed) -> None:
+        self.root = root
+        self.changes: list[Change] = []
+        self.shown: list[tuple[str, list[str]]] = []
+        self.stays: list[Problem] = []
+        self.problems: list[Problem] = []
+        for edit in record.edits:
+            self._file(edit)
+        self.problems += [p for p in obstacles(root, folder / MANIFEST) if p not in self.problems]
+        kept = edited(root / folder, record)
+        for name in kept:
+            self.stays.append(
+                Problem(
+                    "edited here or not ours: it stays",
+                    "delete it if you do not need it",
+                    f"{folder}/{name}",
+                    warning=True,
+                )
+            )
+        after: Tree = {name: root / folder / name for name in kept}
+        self.changes.append(Change(folder, after or None))
+        self.shown.append((f"{folder}/ ({len(record.files)} files)", []))
+
+    def _file(self, edit: Edit) -> None:
+        path = self.root / edit.file
+        data = read(path) if path.is_file() else None
+        if data is None:
+            return
+        self.problems += [p for p in obstacles(self.root, Path(edit.file)) if p not in self.problems]
+        text = data.decode("utf-8", "surrogateescape")
+        try:
+            rest, stayed = self._without(edit, text)
+        except yaml.YAMLError as error:
+            said = getattr(error, "problem", None) or str(error)
+            self.problems.append(Problem(f"not YAML: {said}", "correct the file", edit.file))
+            return
+        for name in stayed:
+            line = next((n for n, line in enumerate(text.splitlines(), 1) if name in line), 1)
+            fix = "take it out yourself if you do not need it"
+            self.stays.append(
+                Problem(f"{name} was edited here: it stays", fix, f"{edit.file}:{line}", warning=True)
+            )
+        self._look_at_the_rest(edit.file, rest)
+        if rest == text:
+            return
+        if edit.created is not None and rest.replace("\r\n", "\n") == edit.created:
+            self.changes.append(Change(Path(edit.file), None))
+            self.shown.append((edit.file, []))
+            return
+        self.changes.append(Change(Path(edit.file), rest.encode("utf-8", "surrogateescape")))
+        self.shown.append((f"our part of {edit.file}", edit.pieces))
+
+    def _without(self, edit: Edit, text: str) -> tuple[str, list[str]]:
+        """Return a file's text without our pieces, and what of them has to stay."""
+        if len(edit.pieces) == len(ADDED):
+            return take_out_of_flow(text, edit.pieces)
+        rest = take_out(text, edit.pieces[0])
+        if rest is None:
+            return text, ["what was installed"] if edit.created is not None and text.strip() else []
+        return rest, []
+
+    def _look_at_the_rest(self, file: str, rest: str) -> None:
+        """Find what would miss what is taken out."""
+        for number, line in enumerate(rest.splitlines(), 1):
+            where = f"{file}:{number}"
+            if file in MAKEFILES and re.match(r" *(-|s)?include\b.*\bmlflow\.mk", line):
+                self.problems.append(Problem("still includes the toolkit", "take that line out", where))
+            elif re.search(rf"\bvolumes\.{VOLUME}\b|inspect_job\(.{JOB}.\)", line):
+                fix = "correct it: neuro-flow will not find that any more"
+                self.stays.append(Problem("refers to what is taken out", fix, where, warning=True))
+
+
+async def running(settings: Settings) -> list[Problem]:
+    """Return a warning for each server of this repository that runs, or might run."""
+    from flow import open_flow  # the SDK takes a second to import
+
+    found = []
+    chosen = settings.toolkit["platform"]
+    names = [chosen.value] if chosen.value != "local" else []
+    if client.find(STATE):
+        names.append("local")
+    for name in names:
+        toolkit = {**settings.toolkit, "platform": replace(chosen, value=name)}
+        try:
+            async with open_flow(replace(settings, toolkit=toolkit)) as flow:
+                if flow.job:
+                    what = f"the server is running: job {flow.job.id}, {flow.job.http_url}"
+                    fix = f"it goes on; `{shlex.quote(flow.login.apolo)} kill {flow.job.id}` ends it"
+                    found.append(Problem(what, fix, name, warning=True))
+        except Exception as error:  # whatever the platform says, the files can go
+            what = f"whether a server is running is not known: {error}".split(";")[0]
+            found.append(Problem(what, "look in the platform's list of jobs", name, warning=True))
+    return found
+
+
+def main() -> None:
+    """Run the target."""
+    only_show = dry_run()
+    root, folder, record = place()
+    with alone(root):
+        if pending(root):
+            if only_show:
+                say(HALF_DONE)
+                return
+            recover(root)
+            if not (root / folder).exists():
+                return
+        removal = Removal(root, folder, record)
+        if removal.problems:
+            raise Failure(
+                *removal.problems,
+                Problem("nothing has been changed", "mend the above and run the same again"),
+            )
+        warnings = asyncio.run(running(load()))
+        print(f"version {record.version} out of {root}")
+        for what, pieces in removal.shown:
+            show("-", f"take out {what}", pieces)
+        complain([*warnings, *removal.stays])
+        if only_show:
+            return
+        apply(root, removal.changes, record.folders)
+    say(f"uninstalled; {STAGE.parent}/ stays: it has the set-up and all data of local servers")
+
+
+if __name__ == "__main__":
+    console.run(main)
