@@ -1,0 +1,387 @@
+"""Load and hostility at one server, a job of the local platform: by the platform's proxy, and directly."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from local_platform import client
+from tests.local_platform.harness import Platform
+from tests.serve.harness import API, ARTIFACTS, descendants, wait_for
+
+from .conftest import MakeFault
+from .harness import (
+    Address,
+    Ledger,
+    Memory,
+    Processes,
+    SQLite,
+    environment,
+    hostile_tokens,
+    start_server,
+    until_serving,
+    writing,
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("served")]
+MIB = 2**20
+NUMBERS = "WITH RECURSIVE numbers(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers LIMIT {}) "
+RUNS = """
+INSERT INTO runs (run_uuid, name, source_type, user_id, status, start_time, end_time, lifecycle_stage,
+  artifact_uri, experiment_id)
+SELECT printf('%032x', n), 'run ' || n, 'UNKNOWN', 'me', 'FINISHED', n, n, 'active',
+  'mlflow-artifacts:/{0}/' || printf('%032x', n) || '/artifacts', {0} FROM numbers
+"""
+METRICS = "INSERT INTO metrics SELECT 'loss', n, n, '{}', n, 0 FROM numbers"
+LATEST = "INSERT INTO latest_metrics SELECT key, value, max(timestamp), step, is_nan, run_uuid FROM metrics"
+
+
+class Served:
+    """The server: `direct` is the job's own address, `proxy` the platform's before it, with `http_auth`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.platform = Platform(folder)
+        self.volume = self.platform.state / "storage/mlflow"
+        self.store = SQLite(self.volume / "mlflow.db")
+        self.authorization = {"Authorization": f"Bearer {self.platform.login.token}"}
+        self.job, self.proxy = start_server(self.platform, "mlflow", True)
+        until_serving(self.platform, self.job, self.proxy)
+        env = next(
+            env for pid in descendants(self.platform.pid) if "NEURO_JOB_ID" in (env := environment(pid))
+        )
+        self.direct = env["MLFLOW_HOST"], int(env["NEURO_JOB_HTTP_PORT"])
+
+    def call(
+        self, method: str, path: str, body: object = None, address: Address | None = None, **headers: str
+    ) -> tuple[int, bytes]:
+        """Status and body of a request, by the proxy with the token unless an address is given."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        more = {} if address else self.authorization
+        with closing(http.client.HTTPConnection(*(address or self.proxy), timeout=120)) as connection:
+            connection.request(method, path, data, {"Content-Type": "application/json", **more, **headers})
+            response = connection.getresponse()
+            return response.status, response.read()
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """The JSON answer to a request that must succeed."""
+        status, answer = self.call(method, API + path, body)
+        assert status == 200, answer[:300]
+        return json.loads(answer)
+
+    @property
+    def workers(self) -> list[int]:
+        """The processes that answer requests."""
+        serve = next(pid for pid in descendants(self.platform.pid) if "NEURO_JOB_ID" in environment(pid))
+        return Processes(serve, self.direct[1]).workers
+
+    def memory(self) -> Memory:
+        """Watch the memory of the platform and all of its jobs."""
+        return Memory(self.platform.pid)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    made = Served(tmp_path_factory.mktemp("served"))
+    yield made
+    client.stop(made.platform.state)
+
+
+def test_64_clients(served: Served, fault: MakeFault) -> None:
+    ledger = Ledger()
+    with fault("64 clients at once, by the proxy and directly") as row, served.memory() as memory:
+        for _ in row.tries(full=1):
+            with writing(
+                ledger, served.proxy, served.direct, count=64, headers=served.authorization
+            ) as clients:
+                clients.until(row.pick(200, 1000))
+                time.sleep(row.pick(2, 60))
+        lost = ledger.lost(served.store, served.volume / "artifacts")
+        row.lost = len(lost)
+        assert (lost, ledger.errors, served.store.damage()) == ([], [], [])
+        row.ended = f"{len(ledger)} writes, no error, memory +{memory.growth // MIB} MiB"
+    assert memory.growth < 400 * MIB
+
+
+def test_a_large_artifact(served: Served, fault: MakeFault) -> None:
+    path, block = f"{ARTIFACTS}/0/large.bin", os.urandom(MIB)
+    with fault("a large artifact is uploaded and fetched by the proxy") as row, served.memory() as memory:
+        for _ in row.tries(full=1):
+            size, digest = row.pick(128, 1024), hashlib.sha256()
+            for _ in range(size):
+                digest.update(block)
+            with closing(http.client.HTTPConnection(*served.proxy, timeout=600)) as connection:
+                headers = {"Content-Length": str(size * MIB), **served.authorization}
+                connection.request("PUT", path, (block for _ in range(size)), headers)
+                assert connection.getresponse().status == 200
+            with closing(http.client.HTTPConnection(*served.proxy, timeout=600)) as connection:
+                connection.request("GET", path, headers=served.authorization)
+                response, fetched = connection.getresponse(), hashlib.sha256()
+                while data := response.read(MIB):
+                    fetched.update(data)
+            assert (response.status, fetched.digest()) == (200, digest.digest())
+            assert served.call("DELETE", path)[0] == 200
+        row.ended = f"{size} MiB, memory +{memory.growth // MIB} MiB"
+    assert memory.growth < 100 * MIB
+
+
+def test_many_runs_and_a_long_history(served: Served, fault: MakeFault) -> None:
+    experiment = served.ask("POST", "/experiments/create", {"name": "many"})["experiment_id"]
+    with fault("runs are listed page by page") as row, served.memory() as memory:
+        for _ in row.tries(full=1):
+            count, names, token = row.pick(2_000, 10_000), set(), ""
+            served.store.write(NUMBERS.format(count) + RUNS.format(experiment))
+            while token is not None:
+                body = {"experiment_ids": [experiment], "max_results": 1000, "page_token": token}
+                page = served.ask("POST", "/runs/search", body)
+                names |= {run["info"]["run_name"] for run in page["runs"]}
+                token = page.get("next_page_token")
+            assert len(names) == count
+        row.ended = f"{count} runs, memory +{memory.growth // MIB} MiB"
+    assert memory.growth < 400 * MIB
+
+    with (
+        fault("a long metric history is read page by page, and by the chart") as row,
+        served.memory() as memory,
+    ):
+        for _ in row.tries(full=1):
+            count, run, seen, token = row.pick(50_000, 1_000_000), f"{0:032x}", 0, ""
+            served.store.write(NUMBERS.format(count) + METRICS.format(run), LATEST)
+            while token is not None:
+                query = f"run_id={run}&metric_key=loss&max_results=25000&page_token={quote(token)}"
+                page = served.ask("GET", f"/metrics/get-history?{query}")
+                assert [metric["step"] for metric in page["metrics"]] == list(range(seen, seen + 25_000))
+                seen += len(page["metrics"])
+                token = page.get("next_page_token")
+            assert seen == count
+            query = f"run_ids={run}&metric_key=loss&max_results=2500"
+            status, answer = served.call(
+                "GET", f"/ajax-api/2.0/mlflow/metrics/get-history-bulk-interval?{query}"
+            )
+            points = [metric["step"] for metric in json.loads(answer)["metrics"]]
+            assert (status, points[0], points[-1]) == (200, 0, count - 1)
+            assert len(points) <= 2501
+        row.ended = f"{count} points, memory +{memory.growth // MIB} MiB"
+    assert memory.growth < 400 * MIB
+
+
+WAYS_OUT = [
+    *(
+        "",
+        "/",
+        "//",
+        "./",
+        "../",
+        "..//",
+        "x/../../",
+        "..;/",
+        "%2e%2e/",
+        ".%2e/",
+        "%252e%252e/",
+        "%25252e%25252e/",
+    ),
+    *("..%2f", "%2e%2e%2f", "%252e%252e%252f", "..%5c", "..%255c", "%5c..%5c", "..\\", "x\\..\\..\\"),
+    *("%2f", "%252f", "%c0%ae%c0%ae/", "%c0%ae%c0%ae%c0%af", "%uff0e%uff0e/", "%00/../", "..%00/", "%0a../"),
+    *(
+        "/mnt/mlflow/",
+        "%2fmnt%2fmlflow%2f",
+        "file:/mnt/mlflow/",
+        "file:///mnt/mlflow/",
+        "file:%2f%2f%2fmnt/mlflow/",
+    ),
+    *("C:/", "~/", "link/", "link/%2e/", "/proc/self/cwd/../../mnt/mlflow/"),
+]
+"""What is put before the name of a file that is beside the folder of artifacts; `link` is a link to there."""
+SECRET = b"the volume's own"
+
+
+def test_nothing_but_artifacts_is_an_artifact(served: Served, fault: MakeFault) -> None:
+    volume = served.volume
+    (volume / "backups").mkdir()
+    (volume / "backups/mlflow-x.db").write_bytes(SECRET)
+    (volume / "artifacts/link").symlink_to(volume)
+    run = served.ask("POST", "/runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"]
+    body = {"name": "elsewhere", "artifact_location": "file:///mnt/mlflow"}
+    elsewhere = served.ask("POST", "/experiments/create", body)["experiment_id"]
+    outside = served.ask("POST", "/runs/create", {"experiment_id": elsewhere})["run"]["info"]["run_id"]
+    names = ["mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "backups/mlflow-x.db"]
+    kept = {name: (volume / name).stat().st_ino for name in names}
+    ajax, two = "/ajax-api/2.0/mlflow", "/api/2.0/mlflow-artifacts"
+    with fault("path traversal, and the database and backups as artifacts") as row:
+        ways = WAYS_OUT if row.full else ["", "../", "%2e%2e/", "..%2f", *row.random.sample(WAYS_OUT, 3)]
+        for address, headers in ((served.proxy, served.authorization), (served.direct, {})):
+            for path in (way + name for name in row.pick(names[::3], names) for way in ways):
+                requests: list[tuple[str, str, object]] = [
+                    ("GET", f"{ARTIFACTS}/{path}", None),
+                    ("PUT", f"{ARTIFACTS}/{path}", b"evil"),
+                    ("GET", f"/ajax-api/2.0/mlflow-artifacts/artifacts/{path}", None),
+                    ("GET", f"{two}/artifacts?path={path}", None),
+                    ("GET", f"{two}/presigned/{path}", None),
+                    ("POST", f"{two}/mpu/create/{path}", {"path": path, "num_parts": 1}),
+                    ("POST", f"{two}/mpu/complete/{path}", {"path": path, "upload_id": "1", "parts": []}),
+                    *(
+                        ("GET", f"/get-artifact?run_uuid={which}&path={path}", None)
+                        for which in (run, outside)
+                    ),
+                    ("GET", f"{API}/artifacts/list?run_id={outside}&path={path}", None),
+                    ("POST", f"{ajax}/upload-artifact?run_uuid={outside}&path={path}", b"evil"),
+                ]
+                if "link" not in path:  # README.md, Limits
+                    requests.append(("DELETE", f"{ARTIFACTS}/{path}", None))
+                for method, target, data in requests:
+                    row.tried += 1
+                    status, answer = served.call(method, target, data, address, **headers)
+                    assert status != 0
+                    assert b"SQLite format" not in answer, (method, target)
+                    assert SECRET not in answer, (method, target)
+                assert {name: (volume / name).stat().st_ino for name in names} == kept, path
+        assert (volume / "backups/mlflow-x.db").read_bytes() == SECRET
+        assert served.store.damage() == []
+        assert served.ask("GET", f"/runs/get?run_id={run}")["run"]
+        row.ended = "nothing read, replaced or deleted"
+
+
+def test_foreign_names_and_origins(served: Served, fault: MakeFault) -> None:
+    search, body = f"{API}/runs/search", {"experiment_ids": ["0"]}
+    with fault("foreign Host and Origin") as row:
+        for name in (
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "xlocalhost",
+            "evil",
+            "",
+        ):
+            for host in (name, f"{name}:5000", f"{name}:{served.proxy[1]}"):
+                row.tried += 2
+                assert served.call("POST", search, body, Host=host)[0] in (400, 404)
+                assert served.call("POST", search, body, served.direct, Host=host)[0] in (400, 403)
+        for origin in (
+            "https://evil.example",
+            f"http://127.0.0.1.evil.example:{served.proxy[1]}",
+            "null",
+            "http://",
+        ):
+            row.tried += 2
+            assert served.call("POST", search, body, Origin=origin)[0] == 403
+            assert served.call("POST", search, body, served.direct, Origin=origin)[0] == 403
+        own = f"http://127.0.0.1:{served.proxy[1]}"
+        assert served.call("POST", search, body, Origin=own)[0] == 200
+        row.ended = "refused"
+
+
+def test_nobody_gets_in_without_the_token(served: Served, tmp_path: Path, fault: MakeFault) -> None:
+    with fault("no token, wrong tokens, another user's token") as row:
+        for name, value in hostile_tokens(served.platform, tmp_path).items():
+            for headers in (
+                {"Authorization": value},
+                {"Cookie": f"local_platform_{served.proxy[1]}={value[7:]}"},
+            ):
+                for method, path in (
+                    ("GET", "/"),
+                    ("POST", f"{API}/runs/search"),
+                    ("PUT", f"{ARTIFACTS}/evil"),
+                ):
+                    row.tried += 1
+                    status, answer = served.call(method, path, b"{}", served.proxy, **headers)
+                    assert status == 401, name
+                    assert served.platform.login.token.encode() not in answer
+        assert not (served.volume / "artifacts/evil").exists()
+        row.ended = "refused"
+
+
+def raw(address: Address, text: bytes) -> bytes:
+    """Send bytes as they are, and return the beginning of the answer, empty where there is none."""
+    with closing(socket.create_connection(address, timeout=60)) as connection, suppress(OSError):
+        connection.sendall(text)
+        return connection.recv(65536)
+    return b""
+
+
+def test_oversized_and_malformed_requests(served: Served, fault: MakeFault) -> None:
+    bearer = served.authorization["Authorization"].encode()
+    get, post = b"GET /version HTTP/1.1\r\n", f"POST {API}/runs/search HTTP/1.1\r\n".encode()
+    long = b"a" * 4 * MIB
+    with fault("oversized and malformed headers") as row, served.memory() as memory:
+        for address in (served.proxy, served.direct):
+            head = f"Host: {address[0]}:{address[1]}\r\nAuthorization: ".encode() + bearer + b"\r\n"
+            for text in (
+                get + head + b"X: " + long + b"\r\n\r\n",
+                get + head + b"X: y\r\n" * 500_000 + b"\r\n",
+                b"GET /" + long + b" HTTP/1.1\r\n" + head + b"\r\n",
+                long,
+                bytes(range(256)) * 100,
+                post + head + b"Content-Length: -1\r\n\r\n{}",
+                post + head + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+                post + head + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffffffff\r\n{}",
+                post + head + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+                get + head + b"Host: evil.example\r\n\r\n",
+                get + b"\r\n",
+            ):
+                row.tried += 1
+                answer = raw(address, text)
+                assert not answer or 400 <= int(answer.split()[1]) < 500, (address, text[:200])
+        assert served.call("GET", "/version")[0] == 200
+        row.ended = f"refused, memory +{memory.growth // MIB} MiB"
+    assert memory.growth < 100 * MIB
+
+    with fault("oversized bodies") as row, served.memory() as memory:
+        for _ in row.tries(full=1):
+            size = row.pick(32, 128) * MIB
+            body = b'{"experiment_ids": ["0"], "filter": "' + b"x" * size + b'"}'
+            status, _ = served.call("POST", f"{API}/runs/search", body)
+            assert status >= 400
+            for target in (f"POST {API}/runs/search", f"PUT {ARTIFACTS}/0/declared"):
+                start = f"{target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {2**50}\r\n\r\n{{"
+                with closing(socket.create_connection(served.direct)) as declared:
+                    declared.sendall(start.encode())
+                    assert served.call("GET", f"{API}/experiments/search?max_results=1")[0] == 200
+            assert not list((served.volume / "artifacts").rglob("declared"))
+        row.ended = f"refused, memory +{memory.growth // MIB} MiB for {size // MIB} MiB"
+    assert memory.growth < 12 * size
+
+
+def test_slow_clients_keep_nobody_waiting(served: Served, fault: MakeFault) -> None:
+    with fault("slow clients, by the proxy and directly") as row, ExitStack() as stack:
+        for _ in row.tries(full=1):
+            slow = []
+            for number in range(row.pick(200, 800)):
+                address = (served.proxy, served.direct)[number % 2]
+                slow.append(stack.enter_context(closing(socket.create_connection(address, timeout=60))))
+                text = f"PUT {ARTIFACTS}/0/slow{number} HTTP/1.1\r\nHost: localhost:{address[1]}\r\n"
+                text += (
+                    f"Authorization: {served.authorization['Authorization']}\r\nContent-Length: 99\r\n\r\nx"
+                )
+                slow[-1].sendall(text.encode()[: None if number % 4 < 2 else 60])
+            ledger = Ledger()
+            for address in (served.proxy, served.direct):
+                with writing(ledger, address, headers=served.authorization) as clients:
+                    for connection in slow:
+                        with suppress(OSError):
+                            connection.sendall(b"y")
+                    clients.until(50)
+            assert ledger.errors == []
+        row.ended = f"{len(slow)} of them, and others are served"
+
+
+def test_after_all_that_the_store_is_whole(served: Served, fault: MakeFault) -> None:
+    with fault("all of that on one server") as row:
+        for _ in row.tries(full=1):
+            assert served.store.damage() == []
+            assert served.platform.job(served.job)["status"] == "running"
+            wait_for(lambda: len(served.workers) == 2, "both workers")
+            ledger = Ledger()
+            with writing(ledger, served.proxy, headers=served.authorization) as clients:
+                clients.until(50)
+            assert (ledger.errors, ledger.lost(served.store, served.volume / "artifacts")) == ([], [])
+        row.ended = "serves on"
