@@ -5,9 +5,9 @@ bin=.mlflow/venv-dev/bin
 failed=0
 check() { "$@" || failed=1; }
 
-check "$bin/ruff" check --quiet scripts tests dev
-check "$bin/ruff" format --check --quiet scripts tests dev
-check "$bin/mypy" scripts tests dev
+check "$bin/ruff" check --quiet scripts tests dev bench
+check "$bin/ruff" format --check --quiet scripts tests dev bench
+check "$bin/mypy" scripts tests dev bench
 check "$bin/shellcheck" scripts/*.sh dev/*.sh .ci/run
 check "$bin/python" dev/docs.py --check
 [ $failed -eq 0 ] && echo "lint: no finding"

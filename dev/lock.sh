@@ -8,4 +8,5 @@ lock() { # NAME [OPTION ...]
 lock scripts/uv
 lock scripts/requirements
 lock scripts/local_platform/mlflow
+lock bench/mlflow-3.1.4
 lock dev/requirements -c scripts/requirements.lock

@@ -1,0 +1,368 @@
+"""BENCHMARKS.md and the README's figures, made of results.json; no other figure may be in either."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+Results = dict[str, Any]
+TITLES = {
+    "toolkit": "this toolkit",
+    "plain": "plain `mlflow server`",
+    "tuned": "tuned by hand",
+    "older": "MLflow 3.1.4, four gunicorn workers",
+}
+OPERATIONS = ("log-batch", "log-metric", "create-run", "search-runs")
+
+
+def dumps(results: Results) -> str:
+    """Return results.json: one sample a line, so that two runs can be compared."""
+    samples = ",\n  ".join(json.dumps(sample) for sample in results["samples"])
+    rest = {name: value for name, value in results.items() if name != "samples"}
+    return json.dumps(rest, indent=1)[:-2] + f',\n "samples": [\n  {samples}\n ]\n}}\n'
+
+
+def load(path: Path) -> Results:
+    """Return what results.json holds."""
+    found: Results = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def values(results: Results, metric: str, **of: Any) -> list[float]:
+    """Return the values of all samples of a metric that are as `of` says."""
+    want = {"metric": metric, **of}
+    return [
+        value
+        for sample in results["samples"]
+        if all(sample.get(name) == text for name, text in want.items())
+        for value in sample["values"]
+    ]
+
+
+def median(results: Results, metric: str, **of: Any) -> float | None:
+    """Return the median of `values`, None where nothing has been measured."""
+    found = values(results, metric, **of)
+    return statistics.median(found) if found else None
+
+
+def paired(results: Results, metric: str, other: str, **of: Any) -> list[float]:
+    """Return the ratios of the toolkit to another contender, round by round."""
+    own = values(results, metric, contender="toolkit", **of)
+    theirs = values(results, metric, contender=other, **of)
+    return [a / b for a, b in zip(own, theirs, strict=False) if b]  # without errors, there may be no p99
+
+
+def percentile(found: list[float], rank: int) -> float:
+    """Return a percentile, by the nearest rank."""
+    return sorted(found)[min(len(found) - 1, rank * len(found) // 100)]
+
+
+def spread(found: list[float], digits: int = 2) -> str:
+    """Return a median with the lowest and highest value."""
+    if not found:
+        return "-"
+    middle = f"{statistics.median(found):.{digits}f}"
+    return middle if len(found) == 1 else f"{middle} ({min(found):.{digits}f} to {max(found):.{digits}f})"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table."""
+    names = list(head)
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def throughput_ratios(results: Results, slow: bool) -> list[float]:
+    """Return the toolkit's throughput on SQLite over plain MLflow's: a median for each operation and load."""
+    found = []
+    for sample in results["samples"]:
+        of = {name: sample.get(name) for name in ("store", "operation", "clients", "slow")}
+        toolkit = sample["metric"] == "throughput" and sample["contender"] == "toolkit"
+        if toolkit and sample["slow"] == slow and sample["store"] == "SQLite":
+            ratios = paired(results, "throughput", "plain", **of)
+            found += [statistics.median(ratios)] if ratios else []
+    return found
+
+
+def targets(results: Results) -> list[tuple[str, str, str, bool]]:
+    """Return a row for each target: what, the aim, what was measured, whether it is met."""
+    rows: list[tuple[str, str, str, bool]] = []
+
+    def add(what: str, limit: float, ratios: list[float], within: Callable[[float, float], bool]) -> None:
+        if ratios:
+            sign = "≤" if within(0.0, 1.0) else "≥"
+            rows.append((what, f"{sign} {limit}", spread(ratios), within(statistics.median(ratios), limit)))
+
+    def most(a: float, b: float) -> bool:
+        return a <= b
+
+    def least(a: float, b: float) -> bool:
+        return a >= b
+
+    for other, name, start, memory in (("plain", "plain", 0.6, 0.3), ("older", "3.1.4", 1.0, 0.7)):
+        for existing in (True, False):
+            for store in ("SQLite", "PostgreSQL"):
+                ratios = paired(results, "start", other, existing=existing, store=store)
+                kind = "existing" if existing else "fresh"
+                add(f"start, {kind} store, {store}, against {name}", start, ratios, most)
+        for loaded in (False, True):
+            ratios = paired(results, "memory", other, loaded=loaded)
+            add(f"memory {'after load' if loaded else 'idle'}, against {name}", memory, ratios, most)
+    for store in ("SQLite", "PostgreSQL"):
+        errors = values(results, "steady errors", contender="toolkit", store=store)
+        if errors:
+            rows.append((f"errors with 64 clients, {store}", "0", f"{sum(errors):.0f}", not sum(errors)))
+    add("throughput on SQLite, against plain", 1.0, throughput_ratios(results, slow=False), least)
+    add("throughput on SQLite, slow fsync, against plain", 2.0, throughput_ratios(results, slow=True), least)
+    up, bare = values(results, "mlflow-up"), values(results, "neuro-flow run")
+    add("`mlflow-up` against `neuro-flow run`", 1.15, [a / b for a, b in zip(up, bare, strict=True)], most)
+    return rows
+
+
+def _contenders(results: Results) -> list[str]:
+    return [name for name in TITLES if values(results, "start", contender=name)]
+
+
+def _stores(results: Results) -> list[str]:
+    return [store for store in ("SQLite", "PostgreSQL") if values(results, "start", store=store)]
+
+
+def _start_and_memory(results: Results) -> str:
+    rows = []
+    for name in _contenders(results):
+        for store in _stores(results):
+            of = {"contender": name, "store": store}
+            rows.append(
+                [
+                    TITLES[name],
+                    store,
+                    spread(values(results, "start", existing=True, **of), 1),
+                    spread(values(results, "start", existing=False, **of), 1),
+                    spread(values(results, "memory", loaded=False, **of), 0),
+                    spread(values(results, "memory", loaded=True, **of), 0),
+                    spread(values(results, "processes", **of)[:1], 0),
+                ]
+            )
+    head = ("", "store", "start, s", "first start, s", "idle, MB", "after load, MB", "processes")
+    return table(head, rows)
+
+
+def _loads(results: Results, store: str, slow: bool) -> str:
+    names = _contenders(results)
+    rows = []
+    for operation in OPERATIONS:
+        for clients in (1, 16, 64):
+            of = {"store": store, "slow": slow, "operation": operation, "clients": clients}
+            if not values(results, "throughput", **of):
+                continue
+            row = [operation, str(clients)]
+            for name in names:
+                per_second = spread(values(results, "throughput", contender=name, **of), 0)
+                ends = [median(results, p, contender=name, **of) for p in ("p50", "p99")]
+                row.append(
+                    per_second + "<br>" + " / ".join("-" if e is None else f"{e * 1000:.0f}" for e in ends)
+                )
+            rows.append(row)
+    return table(["", "clients", *(TITLES[name] for name in names)], rows) if rows else ""
+
+
+def _steady(results: Results) -> str:
+    rows = []
+    for store in _stores(results):
+        for name in _contenders(results):
+            of = {"contender": name, "store": store}
+            answers = values(results, "steady", **of)
+            if answers:
+                kinds: dict[str, float] = {}
+                for sample in results["samples"]:
+                    wanted = {"metric": "errors", "steady": True, **of}.items()
+                    if all(sample.get(key) == text for key, text in wanted):
+                        kinds[sample["kind"]] = kinds.get(sample["kind"], 0) + sum(sample["values"])
+                said = "; ".join(f"{number:.0f} times {kind}" for kind, number in kinds.items()) or "none"
+                late = spread(values(results, "steady p99", **of), 1)
+                rows.append([TITLES[name], store, spread(answers, 0), late, said])
+    return table(("", "store", "ok/s", "p99, s", "errors"), rows) if rows else ""
+
+
+def _growth(results: Results) -> str:
+    rows = []
+    for store in _stores(results):
+        counts = sorted(
+            {s["runs"] for s in results["samples"] if s["metric"] == "growth start" and s["store"] == store}
+        )
+        for runs in counts:
+            row = [f"{runs:,}", store]
+            for metric, scale, digits in (
+                ("growth start", 1, 1),
+                ("growth search-runs", 1000, 0),
+                ("growth create-run", 1000, 0),
+                ("growth memory", 1, 0),
+                ("growth size", 1, 0),
+            ):
+                row.append(
+                    spread([scale * v for v in values(results, metric, store=store, runs=runs)], digits)
+                )
+            rows.append(row)
+    head = ("runs", "store", "start, s", "list 100, ms", "create, ms", "memory, MB", "database, MB")
+    return table(head, rows) if rows else ""
+
+
+def _workers(results: Results) -> str:
+    rows = []
+    for store in _stores(results):
+        for workers in (1, 2, 4):
+            of = {"store": store, "workers": workers}
+            if values(results, "workers memory", **of):
+                metrics = ("workers log-batch", "workers search-runs", "workers memory")
+                rows.append([str(workers), store, *(spread(values(results, m, **of), 0) for m in metrics)])
+    return (
+        table(("workers", "store", "log-batch, ok/s", "search-runs, ok/s", "memory, MB"), rows)
+        if rows
+        else ""
+    )
+
+
+def _presets(results: Results) -> str:
+    rows = []
+    for name in TITLES:
+        found = values(results, "preset", contender=name)
+        if found:
+            enforced = bool(values(results, "preset", contender=name, enforced=True))
+            rows.append([TITLES[name], f"{found[0]:.0f}", "tried" if enforced else "peak and a quarter"])
+    return table(("", "MB", "how"), rows) if rows else ""
+
+
+def sizing(results: Results) -> str:
+    """Return the README's table of what a server needs."""
+    preset = median(results, "preset", contender="toolkit") or median(
+        results, "memory", contender="toolkit", loaded=True
+    )
+    rows = []
+    for store in _stores(results):
+        counts = sorted(
+            {s["runs"] for s in results["samples"] if s["metric"] == "growth start" and s["store"] == store}
+        )
+        for runs in counts[-1:]:
+            of = {"store": store, "runs": runs}
+            listing, start = (
+                median(results, "growth search-runs", **of),
+                median(results, "growth start", **of),
+            )
+            size = median(results, "growth size", **of)
+            throughput = median(
+                results,
+                "throughput",
+                contender="toolkit",
+                store=store,
+                slow=False,
+                operation="log-batch",
+                clients=16,
+            )
+            rows.append(
+                [
+                    store,
+                    f"{runs:,}",
+                    f"{preset or 0:.0f} MB",
+                    f"{start or 0:.1f} s",
+                    f"{1000 * (listing or 0):.0f} ms",
+                    f"{size or 0:.0f} MB",
+                    "-" if throughput is None else f"{throughput:.0f}",
+                ]
+            )
+    head = ("store", "runs", "memory", "start", "list 100 runs", "database", "log-batch/s, 16 clients")
+    return "\n" + table(head, rows) + "\n"
+
+
+def _missed(rows: list[tuple[str, str, str, bool]]) -> str:
+    reasons = {
+        "memory after": "What a load leaves is Python's own: small objects of the answers lie between those "
+        "that stay, and each worker copies the shared pages that it touches. Fewer arenas of malloc, earlier "
+        "trimming and another allocator were tried and change little; one worker (`MLFLOW_WORKERS: 1`, see "
+        "below) takes less.",
+        "`mlflow-up`": "`mlflow-up` imports the platform's SDK and evaluates the job once more than "
+        "`neuro-flow run`, to check it before anything is started.",
+        "throughput": "The median of operations and numbers of clients; where the processors are the limit, "
+        "two workers serve what four do.",
+        "start": "One import of MLflow is what is left of the start.",
+    }
+    said = []
+    for sign, reason in reasons.items():
+        names = [what for what, _, _, met in rows if not met and what.startswith(sign)]
+        if names:
+            said.append(f"- {'; '.join(names)}: {reason}\n")
+    return "".join(said)
+
+
+def page(results: Results) -> str:
+    """Return BENCHMARKS.md."""
+    about, versions = results["machine"], results["versions"]
+    rows = targets(results)
+    marked = [[what, aim, found, "met" if met else "**missed**"] for what, aim, found, met in rows]
+    database = f", PostgreSQL {about['postgresql'][0]}" if about["postgresql"] else ""
+    text = f"""# What it costs, what it gains
+
+Measured by `make bench`, side by side and in turns on one machine: only the ratios mean something elsewhere.
+A figure is the median of {results["rounds"]} rounds, with the lowest and the highest in brackets.
+
+{about["processors"]} processors ({about["model"]}), {about["memory_gb"]} GB, {about["system"]}, Python
+{about["python"]}, MLflow {versions["toolkit"]} and {versions["older"]}{database}.
+It took {results["minutes"]:.0f} minutes.
+
+- **this toolkit**: the server as `mlflow-up` starts it, two workers
+- **plain `mlflow server`**: the same MLflow with no option but the store, as older actions run it
+- **tuned by hand**: two workers, no job runner, no access log, larger connection pools
+- **MLflow 3.1.4, four gunicorn workers**: what the maintained older action runs
+
+## Targets
+
+Ratios of this toolkit to the other, round by round.
+
+{table(("", "target", "measured", ""), marked)}
+{_missed(rows)}
+## Start and memory
+
+From the command to the first answered API call, and the proportional set size (PSS) of all processes.
+
+{_start_and_memory(results)}
+![Start](bench/start.svg)
+![Memory](bench/memory.svg)
+
+"""
+    text += "## Throughput and latency\n\nAnswers per second, and below them p50 / p99 in milliseconds. "
+    text += f"search-runs lists 100 of {results['runs']:,} runs, the newest first.\n"
+    for store in _stores(results):
+        text += f"\n### {store}\n\n{_loads(results, store, slow=False)}"
+        if slow := _loads(results, store, slow=True):
+            text += f"\nWith 5 ms added to each fsync:\n\n{slow}"
+    text += "\n![Throughput](bench/throughput.svg)\n"
+    if steady := _steady(results):
+        text += (
+            f"\n## Errors\n\n64 clients that log batches for longer than a connection pool waits:\n\n{steady}"
+        )
+    text += f"""
+## Growth
+
+The toolkit's server with runs of 5 metrics, 5 parameters and 2 tags each:
+
+{_growth(results)}
+![Growth](bench/growth.svg)
+
+"""
+    if workers := _workers(results):
+        text += f"16 clients, and what more workers change:\n\n{workers}\n"
+    if presets := _presets(results):
+        text += "## Cost\n\nThe smallest memory that holds 16 clients of every operation on SQLite, without "
+        text += f"an error:\n\n{presets}\n"
+    text += "## The toolkit's own share\n\n"
+    shares = [
+        [f"`{name}`", spread(values(results, name), 1)]
+        for name in ("mlflow-up", "neuro-flow run", "mlflow-render", "mlflow-config", "mlflow-help")
+    ]
+    text += table(("", "seconds"), shares)
+    text += (
+        "\n`mlflow-up` and `neuro-flow run` are measured until the server answers, on the local platform.\n"
+    )
+    return text
