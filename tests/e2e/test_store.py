@@ -104,7 +104,7 @@ def test_a_restore_that_is_refused_leaves_the_server_alone(store: Store) -> None
     clone = store.clone
     before = store.job()
     (clone.path / "text.zip").write_text("no backup")
-    [name] = [path.name for path in store.backups.glob("*.zip")][:1]
+    name = min(path.name for path in store.backups.glob("*.zip"))
     for words, reason in (
         ([], f"FROM is empty; name a file on this machine, or a backup in {STORAGE}/backups: {name}"),
         (["FROM=none.zip"], "FROM is none.zip, which is not there"),
