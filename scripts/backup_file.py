@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import serve
 from serve import Problem, say
-from store import Counts, Progress, Store, check_sqlite, count, in_words, snapshot, write_note
+from store import STAGING, Counts, Progress, Store, check_sqlite, count, in_words, snapshot
 
 MANIFEST, DATABASE, ARTIFACTS = "manifest.json", "tracking.db", "artifacts/"
 FORMAT = 1
@@ -75,9 +75,11 @@ def artifact_files(store: Store) -> Iterator[tuple[str, Path]]:
     for top in [folder / name for name in store.mixed()] or [folder]:
         for root, folders, files in os.walk(top, onerror=fail):
             folders.sort()
+            for link in (Path(root, name) for name in folders if Path(root, name).is_symlink()):
+                say(f"left out: {link} is a link to a folder")
             for path in (Path(root, name) for name in sorted(files)):
                 inside = path.relative_to(folder).as_posix()
-                if path.is_file() and not inside.startswith(serve.RESTORING):
+                if path.is_file() and not inside.startswith(STAGING):
                     yield inside, path
 
 
@@ -85,8 +87,7 @@ def write_backup(store: Store, folder: Path, kind: str, artifacts: bool) -> dict
     """Make a backup in `folder`; return what there is to say of it, the file's size in bytes and SHA-256."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = time.strftime("mlflow-%Y%m%dT%H%M%SZ", time.gmtime()) + (f"-{kind}" if kind else "")
-    name = next(n for n in (f"{stem}{i}.zip" for i in ("", *range(-2, -99, -1))) if not (folder / n).exists())
-    part = folder / f".{name}.part"
+    part = part_of(store, folder)
     try:
         with tempfile.TemporaryDirectory(prefix="mlflow-backup-") as work:
             copy = Path(work, DATABASE)
@@ -98,6 +99,12 @@ def write_backup(store: Store, folder: Path, kind: str, artifacts: bool) -> dict
             with zipfile.ZipFile(part, "x", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
 
                 def add(member: str, path: Path) -> None:
+                    try:
+                        member.encode()
+                    except UnicodeEncodeError:
+                        raise Problem(
+                            f"the artifact {member!r} has a name that is not UTF-8: rename it"
+                        ) from None
                     with path.open("rb") as source, archive.open(member, "w", force_zip64=True) as target:
                         members[member] = checksum(source, target, progress)
 
@@ -120,6 +127,8 @@ def write_backup(store: Store, folder: Path, kind: str, artifacts: bool) -> dict
             whole = checksum(file)
             os.fsync(file.fileno())
         size = part.stat().st_size
+        names = (f"{stem}{number}.zip" for number in ("", *range(-2, -99, -1)))
+        name = next(name for name in names if not (folder / name).exists())
         part.replace(folder / name)
     finally:
         part.unlink(missing_ok=True)
@@ -132,6 +141,11 @@ def write_backup(store: Store, folder: Path, kind: str, artifacts: bool) -> dict
         "holds": in_words(counts),
         "artifacts": len(members) - 1,
     }
+
+
+def part_of(store: Store, folder: Path) -> Path:
+    """Return the file that becomes a backup of a store when it is whole."""
+    return folder / f".{store.token}.part"
 
 
 class Backup:
@@ -149,7 +163,9 @@ class Backup:
         with path.open("rb") as file:
             is_sqlite = file.read(len(SQLITE)) == SQLITE
         if is_sqlite:
-            shutil.copyfile(path, self.database)
+            for suffix in ("", "-wal", "-journal"):  # what has been committed may be in there
+                if path.with_name(path.name + suffix).exists():
+                    shutil.copyfile(path.with_name(path.name + suffix), f"{self.database}{suffix}")
         else:
             try:
                 with zipfile.ZipFile(path) as archive:
@@ -197,74 +213,84 @@ class Backup:
             serve.in_child(serve.upgrade_schema, f"sqlite:///{self.database}", False)
 
 
-def stage_artifacts(store: Store, backup: Backup) -> None:
+def require_places(store: Store, folder: Path, backup: Backup) -> None:
+    """Raise Problem where something else is in the place of an artifact."""
+    for inside in backup.artifacts:
+        if folder == store.around and store.is_own(inside):
+            raise Problem(f"the artifact {inside} would lie on {store}: `make mlflow-upgrade` first")
+        above = (folder / parent for parent in list(PurePosixPath(inside).parents)[:-1])
+        obstacle = next((path for path in above if path.exists() and not path.is_dir()), folder / inside)
+        if obstacle.exists() and (obstacle != folder / inside or obstacle.is_dir()):
+            raise Problem(
+                f"{obstacle} is in the place of the artifact {inside}: move it away; nothing changed"
+            )
+
+
+def stage_artifacts(store: Store, backup: Backup, keep: Path | None) -> None:
     """Bring artifacts to where one rename each puts them into place; in an object store into place.
 
-    What is staged names the store and the backup: from then on the restore can be finished by another job.
+    From then on the store is marked: the next task finishes the restore. Where there is a folder `keep`, a
+    copy of what they will replace is put into it.
     """
-    folder = store.artifacts
+    folder, ready = store.artifacts, store.staging
     progress = Progress("artifacts read")
     with zipfile.ZipFile(backup.path) as archive:
-        if folder is None:
+        if folder is None or ready is None:
             repository = importlib.import_module("mlflow.store.artifact.artifact_repository_registry")
             remote = repository.get_artifact_repository(store.destination)
             with tempfile.TemporaryDirectory(prefix="mlflow-artifact-") as work:
                 for inside in backup.artifacts:
                     path = Path(archive.extract(ARTIFACTS + inside, work))
-                    remote.log_artifact(str(path), str(PurePosixPath(inside).parent))
+                    parent = str(PurePosixPath(inside).parent)
+                    remote.log_artifact(str(path), None if parent == "." else parent)
                     path.unlink()
                     progress(1)
             return
-        for inside in backup.artifacts:
-            if folder == store.around and store.is_own(inside):
-                raise Problem(f"the artifact {inside} would lie on {store}: `make mlflow-upgrade` first")
-        part, ready = folder / (serve.RESTORING + ".part"), folder / serve.RESTORING
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        require_places(store, folder, backup)
+        drop_staged(store)
+        ready.mkdir(parents=True)
         try:
             for inside, expected in backup.artifacts.items():
-                present, staged = folder / inside, part / ARTIFACTS / inside
+                present, staged = folder / inside, ready / inside
                 progress(1)
                 if present.is_file():
                     with present.open("rb") as file:
                         if checksum(file) == expected:
                             continue
+                    if keep:
+                        (keep / inside).parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(present, keep / inside)
                 staged.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(ARTIFACTS + inside) as source, staged.open("wb") as target:
                     if checksum(source, target) != expected:
                         raise Problem(f"{backup.path.name} was changed while it was read; nothing changed")
                     target.flush()
                     os.fsync(target.fileno())
-            write_note(part / MANIFEST, store, backup.path.name)
-            part.rename(ready)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def staged_artifacts(store: Store) -> Path | None:
-    """Return the folder of the artifacts that a restore has ready, None where there are none."""
-    ready = store.artifacts / serve.RESTORING if store.artifacts else None
-    return ready if ready and ready.is_dir() else None
+            store.mark("restore", backup.path.name)
+        except BaseException:
+            drop_staged(store)
+            raise
 
 
 def place_artifacts(store: Store) -> None:
     """Put the artifacts that a restore has ready into their places."""
-    ready = staged_artifacts(store)
-    if ready is None:
+    ready = store.staging
+    if ready is None or not ready.is_dir():
         return
-    for root, _, files in os.walk(ready / ARTIFACTS):
+    for root, _, files in os.walk(ready):
         for name in files:
             path = Path(root, name)
-            target = ready.parent / path.relative_to(ready / ARTIFACTS)
+            target = ready.parent / path.relative_to(ready)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
     drop_staged(store)
+    store.unmark()
 
 
 def drop_staged(store: Store) -> None:
-    """Forget the artifacts that a restore has ready; what is left of them is not in the way of a server."""
-    ready = staged_artifacts(store)
-    if ready:
-        part = ready.with_name(ready.name + ".part")
-        ready.rename(part)
-        shutil.rmtree(part, ignore_errors=True)
+    """Remove the artifacts that a restore has laid ready, or what a client has put in their place."""
+    if store.staging:
+        if store.staging.is_dir():
+            shutil.rmtree(store.staging)
+        else:
+            store.staging.unlink(missing_ok=True)

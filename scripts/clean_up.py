@@ -25,7 +25,8 @@ async def clean_up(settings: Settings, older_than: int, *, force: bool) -> None:
             print(f"nothing is in the state deleted{age}")
             return
         for item in found:
-            print(f"{item['kind']:10} {item['id']:34} {item['bytes']:>14,} bytes  {item['name']}")
+            name = "".join(sign if sign.isprintable() else "?" for sign in item["name"])  # clients choose it
+            print(f"{item['kind']:10} {item['id']:34} {item['bytes']:>14,} bytes  {name}")
         more = sum(numbers.values()) - len(found)
         if more:
             print(f"… and {more:,} more")

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import apolo_sdk
@@ -12,6 +17,7 @@ import yarl
 import check
 import console
 from backup import file_sha256
+from backup_file import SQLITE
 from console import Failure, Problem, say
 from flow import Flow, open_flow
 from settings import Settings, load
@@ -32,6 +38,31 @@ async def on_volume(flow: Flow, folder: yarl.URL) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a file to upload: of a SQLite database a copy, with what is still in its write-ahead log.
+
+    Raises:
+        Failure: the database cannot be read.
+    """
+    with path.open("rb") as file:
+        is_sqlite = file.read(len(SQLITE)) == SQLITE
+    if not is_sqlite:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="mlflow-restore-") as folder:
+        copy = Path(folder, path.name)
+        try:
+            with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+                source.execute("BEGIN")  # a wait with an end; reading begins with it
+                source.execute("SELECT count(*) FROM sqlite_master")
+                source.backup(target)
+        except sqlite3.Error as error:
+            fix = "stop what uses it, or name another file"
+            raise Failure(Problem(f"FROM is {path}, which cannot be read: {error}", fix)) from None
+        yield copy
+
+
 async def locate(flow: Flow, task: Task, source: str) -> str:
     """Return the name on the volume of the backup that FROM names: one that is there, or a file to upload.
 
@@ -43,14 +74,15 @@ async def locate(flow: Flow, task: Task, source: str) -> str:
     local, folder = Path(source).expanduser(), task.backups.uri
     present = await on_volume(flow, folder)
     if source and local.is_file():
-        digest = await asyncio.to_thread(file_sha256, local)
-        name = f"{local.stem}-{digest[:12]}{local.suffix}"
-        if present.get(name) != local.stat().st_size:
-            say(f"uploading {local}")
-            await flow.client.storage.mkdir(folder, parents=True, exist_ok=True)
-            part = folder / f".{name}.upload"
-            await flow.client.storage.upload_file(yarl.URL(local.absolute().as_uri()), part)
-            await flow.client.storage.mv(part, folder / name)
+        with whole(local.absolute()) as file:
+            digest = await asyncio.to_thread(file_sha256, file)
+            name = f"{local.stem}-{digest[:12]}{local.suffix}"
+            if present.get(name) != file.stat().st_size:
+                say(f"uploading {local}")
+                await flow.client.storage.mkdir(folder, parents=True, exist_ok=True)
+                part = folder / f".{name}.upload"
+                await flow.client.storage.upload_file(yarl.URL(file.as_uri()), part)
+                await flow.client.storage.mv(part, folder / name)
         return name
     if source in present:
         return source

@@ -52,7 +52,7 @@ OURS = {
     "mlruns",
 }  # beside a database: neither artifacts nor in their way
 MOVING = ".artifacts.moving"  # what becomes `artifacts` when everything is in it
-RESTORING = ".mlflow-restore"  # artifacts that a restore has verified, and will put in their places
+UNFINISHED = "mlflow_unfinished"  # a table in a database server while it is changed in steps
 DRIVERS = {  # SQLAlchemy's name of a driver and its module, in order of preference
     "postgresql": {"psycopg": "psycopg", "psycopg2": "psycopg2"},
     "mysql": {"pymysql": "pymysql", "mysqldb": "MySQLdb"},
@@ -142,11 +142,16 @@ def sqlite_file(uri: str) -> tuple[Path, str]:
     return path, f"file:{quote(str(path))}" + (f"?{vfs.group()}" if vfs else "")
 
 
+def is_ours(name: str, root: Path, store: Path) -> bool:
+    """Tell whether an entry of `root` belongs to the store below it: copies beside a database do as well."""
+    top = store.resolve().relative_to(root.resolve()).parts[:1]
+    copies = top if store.is_file() and top == (store.name,) else ()
+    return name in OURS or name in top or name.startswith((".", *copies))
+
+
 def beside(root: Path, store: Path) -> list[str]:
     """Return the names of what lies beside a store in `root` and is not ours: artifacts, mostly."""
-    store_entry = store.resolve().relative_to(root.resolve()).parts[:1]
-    entries = (entry.name for entry in root.iterdir())
-    return sorted(name for name in entries if name not in OURS and not name.startswith((".", *store_entry)))
+    return sorted(entry.name for entry in root.iterdir() if not is_ours(entry.name, root, store))
 
 
 def move_artifacts(root: Path, store: Path) -> None:
@@ -311,6 +316,16 @@ def sqlite_revision(database: sqlite3.Connection) -> str | None:
     return found or ("" if tables - {"alembic_version"} else None)
 
 
+def copy_sqlite(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
+    """Copy a database in one transaction. Python by itself would wait for ever for one that is locked."""
+
+    def check(status: int, _left: int, _total: int) -> None:
+        if status in (5, 6):  # SQLITE_BUSY and SQLITE_LOCKED, after the time that the connection waits
+            raise sqlite3.OperationalError("database is locked")
+
+    source.backup(target, progress=check)
+
+
 def save_backup(copy: Path, path: Path, revision: str) -> None:
     """Keep `copy` in `backups` beside the database `path`, and the newest BACKUPS_KEPT only."""
     folder = path.parent / "backups"
@@ -336,7 +351,7 @@ def migrate_sqlite(database: sqlite3.Connection, path: Path, revision: str | Non
         version = database.execute("PRAGMA data_version").fetchone()
         if revision is not None:
             with closing(sqlite3.connect(work)) as copy:
-                database.backup(copy)
+                copy_sqlite(database, copy)
                 copy.execute("PRAGMA journal_mode = DELETE")
                 state = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
             if state != "ok":
@@ -346,7 +361,7 @@ def migrate_sqlite(database: sqlite3.Connection, path: Path, revision: str | Non
         if database.execute("PRAGMA data_version").fetchone() != version:
             raise Problem(f"{path} was written to during its upgrade; nothing changed: stop its other users")
         with closing(sqlite3.connect(work)) as copy:
-            copy.backup(database)
+            copy_sqlite(copy, database)
 
 
 def set_journal(database: sqlite3.Connection, path: Path, local: bool) -> None:
@@ -360,12 +375,24 @@ def set_journal(database: sqlite3.Connection, path: Path, local: bool) -> None:
         say(f"{path}: write-ahead log switched off, it is unsafe on a network ({file_system(path)})")
 
 
+def unfinished(path: Path) -> Path:
+    """Return the file that is beside a SQLite database while more than the database is changed."""
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def refuse_unfinished(is_there: bool, where: object) -> None:
+    """Raise Problem where a restore or an upgrade has been interrupted."""
+    if is_there:
+        raise Problem(f"a restore or an upgrade of {where} was interrupted: run the same target again")
+
+
 def prepare_sqlite(uri: str, timeout: float) -> None:
     """Create or upgrade a SQLite database; Problem for whatever would break it later."""
     path, target = sqlite_file(uri)
     dotfile = "vfs=unix-dotfile" in target
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        refuse_unfinished(unfinished(path).exists(), path)
         check_folder(path, needs_locks=not dotfile)
         if path.exists():
             path.open("r+b").close()  # SQLite would open one that it may not write to for reading
@@ -394,6 +421,13 @@ def sql_uri(uri: str) -> str:
     kind = {"postgres": "postgresql", "mariadb": "mysql"}.get(kind, kind)
     if rest.split("/")[0].count("@") > 1:
         raise Problem("backend_store_uri: the password has an @ in it; write it as %40")
+    try:
+        _ = urlsplit(uri).port
+    except ValueError:  # whose text may have the password in it
+        raise Problem(
+            "backend_store_uri: what stands for the port is no number; write a / ? # of the password as "
+            "%2F %3F %23"
+        ) from None
     drivers = {name: module for name, module in DRIVERS.get(kind, {}).items() if driver in ("", name)}
     usable = [name for name, module in drivers.items() if importlib.util.find_spec(module)]
     if "psycopg" in usable and not has_sqlalchemy_2():
@@ -412,8 +446,8 @@ def sql_revision(session: Any) -> str | None:
     return found or ("" if "experiments" in tables else None)
 
 
-def prepare_sql(uri: str, timeout: float) -> None:
-    """Wait for a database server, upgrade the schema once."""
+def prepare_sql(uri: str, timeout: float, changing: bool = False) -> None:
+    """Wait for a database server, upgrade the schema once; a task that is `changing` it has marked it."""
     alchemy = importlib.import_module("sqlalchemy")
     url = urlsplit(uri)
     kind = url.scheme.partition("+")[0]
@@ -433,6 +467,7 @@ def prepare_sql(uri: str, timeout: float) -> None:
             raise Problem(f"{where}: {error.orig}; correct backend_store_uri or the database") from None
 
     with wait(connect, timeout, where) as session:
+        refuse_unfinished(not changing and alchemy.inspect(session).has_table(UNFINISHED), where)
         if is_current(sql_revision(session), where):
             return
         lock = {  # both give up after UPGRADE_WAIT, and are freed with the session
@@ -489,10 +524,6 @@ def prepare_store(uri: str, destination: str, timeout: float) -> str:
         folder = Path(destination).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         destination = str(artifacts_folder(folder, store) if store else folder)
-        if (Path(destination) / RESTORING).exists():
-            raise Problem(
-                "a restore with artifacts was interrupted: run the same `make mlflow-restore` again"
-            )
     if uri.startswith("sqlite"):
         prepare_sqlite(uri, min(timeout, SQLITE_WAIT))
     elif store:

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,6 +23,7 @@ import serve
 from serve import Problem, say
 
 LOCK_WAIT = 10.0  # seconds
+STAGING = ".mlflow-restore-"  # begins the name of the folder of artifacts that a restore has verified
 PROGRESS_EVERY = 5.0  # seconds
 BATCH = 2000  # rows
 MAIN_TABLES = {
@@ -94,22 +96,22 @@ class Store:
         return folder / "artifacts" if self.around and not self.mixed() else folder
 
     @property
-    def identity(self) -> str:
-        """Which store this is, without its password."""
+    def token(self) -> str:
+        """Tells this store from another one, in names of files."""
         parts = urlsplit(self.uri)
-        return str(self.path or f"{self.kind}://{parts.hostname}:{parts.port}{parts.path}")
+        identity = str(self.path or f"{self.kind}://{parts.hostname}:{parts.port}{parts.path}")
+        return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
-    def note(self, folder: Path) -> Path:
-        """Return the file among the backups that is there while MySQL is changed: it names the way back."""
-        return folder / f"unfinished-{hashlib.sha256(self.identity.encode()).hexdigest()[:12]}.json"
+    @property
+    def staging(self) -> Path | None:
+        """Where a restore lays artifacts ready, a rename away from their places; None in an object store."""
+        return self.artifacts and self.artifacts / (STAGING + self.token)
 
     def is_own(self, inside: str) -> bool:
         """Tell whether what has that path below the destination belongs to the store that lies in it."""
         assert self.around
         assert self.path
-        top = inside.split("/")[0]
-        store = self.path.resolve().relative_to(self.around.resolve()).parts[:1]
-        return top in serve.OURS or top.startswith((".", *store))
+        return serve.is_ours(inside.split("/")[0], self.around, self.path)
 
     def mixed(self) -> list[str]:
         """Return the names of artifacts that lie beside the store; none where they are apart."""
@@ -123,11 +125,18 @@ class Store:
         """Hold the store for this job; the lock ends with the job, however that ends."""
         busy = f"another backup, restore, upgrade or clean-up of {self}"
         with contextlib.ExitStack() as stack:
-            if self.path and "vfs=unix-dotfile" not in self.uri:
+            if self.path:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                lock = stack.enter_context(self.path.with_name(f".{self.path.name}.store").open("w"))
-                serve.wait(lambda: fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB), LOCK_WAIT, busy)
-            elif not self.path:
+                path = self.path.with_name(f".{self.path.name}.store")
+                if self.path.is_dir():  # the folder above may not be on the volume
+                    path = self.path / ".mlflow.store"
+                if "vfs=unix-dotfile" in self.uri:
+                    stack.enter_context(folder_lock(path, busy))
+                    serve.drop_stale_dotlock(self.path, serve.SQLITE_WAIT)
+                else:
+                    lock = stack.enter_context(path.open("w"))
+                    serve.wait(lambda: fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB), LOCK_WAIT, busy)
+            else:
                 session = stack.enter_context(connect(self.uri))
 
                 def take() -> None:
@@ -140,6 +149,51 @@ class Store:
 
                 serve.wait(take, LOCK_WAIT, busy)
             yield
+
+    def mark(self, what: str, backup: str) -> None:
+        """Keep servers off the store while it is changed in steps, and tell the next task what to do.
+
+        The mark is in the store, or beside it: where no artifact can be, which clients write. `what` is
+        `restore`, which a later task finishes, `upgrade`, which it undoes unless that is done, or `undo`.
+        """
+        note = json.dumps({"do": what, "backup": backup})
+        if self.path:
+            path = serve.unfinished(self.path)
+            part = path.with_name(f"{path.name}.part")
+            with part.open("w", encoding="utf-8") as file:
+                file.write(note)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+            return
+        text = importlib.import_module("sqlalchemy").text
+        with transaction(self.uri, "READ COMMITTED") as session:
+            session.execute(text(f"CREATE TABLE IF NOT EXISTS {serve.UNFINISHED} (note VARCHAR(1000))"))
+            session.execute(text(f"DELETE FROM {serve.UNFINISHED}"))  # noqa: S608
+            session.execute(text(f"INSERT INTO {serve.UNFINISHED} VALUES (:note)"), {"note": note})  # noqa: S608
+
+    def marked(self) -> dict[str, str]:
+        """Return what `mark` has written, as `do` and `backup`; nothing where there is no mark."""
+        note = None
+        if self.path:
+            path = serve.unfinished(self.path)
+            note = path.read_text(encoding="utf-8") if path.exists() else None
+        else:
+            with connect(self.uri) as session:
+                if serve.UNFINISHED in table_names(session):
+                    note = session.exec_driver_sql(f"SELECT note FROM {serve.UNFINISHED}").scalar()  # noqa: S608
+                    if not note:  # nothing has been begun
+                        self.unmark()
+        found: dict[str, str] = json.loads(note) if note else {}
+        return found
+
+    def unmark(self) -> None:
+        """Let servers in again."""
+        if self.path:
+            serve.unfinished(self.path).unlink(missing_ok=True)
+            return
+        with connect(self.uri) as session:
+            session.exec_driver_sql(f"DROP TABLE IF EXISTS {serve.UNFINISHED}")
 
     def revision(self) -> str | None:
         """Return the revision of the schema, "" where tables have none, None where there is no database."""
@@ -162,6 +216,19 @@ class Store:
             tables = [t for t in known_tables() if t in table_names(session)]
             return {t: session.exec_driver_sql(f"SELECT count(*) FROM {t}").scalar() for t in tables}  # noqa: S608
 
+    def is_new(self, counts: Counts) -> bool:
+        """Tell whether a store with these counts holds nothing but what MLflow itself puts into a new one."""
+        if any(rows > (table in ("experiments", "workspaces")) for table, rows in counts.items()):
+            return False
+        query = "SELECT count(*) FROM experiments WHERE name <> 'Default'"
+        if not counts.get("experiments"):
+            return True
+        if self.kind == "sqlite":
+            with closing(open_sqlite(self.uri)) as database:
+                return bool(database.execute(query).fetchone() == (0,))
+        with connect(self.uri) as session:
+            return not session.exec_driver_sql(query).scalar()
+
     def damage(self) -> str:
         """Return what is wrong with a SQLite file; "" for a sound one, an absent one and database servers."""
         if self.kind != "sqlite" or not (self.path and self.path.exists()):
@@ -175,21 +242,25 @@ class Store:
             return str(error)
 
 
-def write_note(path: Path, store: Store, backup: str) -> None:
-    """Write down which backup a change of a store that may be interrupted starts from, or leads to."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"store": store.identity, "backup": backup}), encoding="utf-8")
+@contextlib.contextmanager
+def folder_lock(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock where there are no locks of files: a folder, which is touched as long as it is held."""
+    folder, end = path.with_name(f"{path.name}.lock"), threading.Event()
 
+    def touch() -> None:
+        while not end.wait(LOCK_WAIT / 10):
+            os.utime(folder)
 
-def read_note(path: Path, store: Store) -> str:
-    """Return the name of the backup in a note; Problem when it is about another store."""
-    note = json.loads(path.read_text(encoding="utf-8"))
-    if note["store"] != store.identity:
-        raise Problem(
-            f"a change of {note['store']} was interrupted: use the settings of then once more, "
-            f"or remove {path.parent}"
-        )
-    return str(note["backup"])
+    serve.drop_stale_dotlock(path, LOCK_WAIT)
+    serve.wait(folder.mkdir, LOCK_WAIT, busy)
+    toucher = threading.Thread(target=touch, daemon=True)
+    toucher.start()
+    try:
+        yield
+    finally:
+        end.set()
+        toucher.join()
+        folder.rmdir()
 
 
 def open_sqlite(uri: str) -> sqlite3.Connection:
@@ -238,11 +309,6 @@ def in_words(counts: Counts) -> str:
     """Return the counts that people ask about, as text."""
     found = [(counts.get(table, 0), word) for table, word in MAIN_TABLES.items()]
     return ", ".join(f"{n:,} {word}{'s' * (n != 1)}" for n, word in found if n) or "nothing"
-
-
-def is_empty(counts: Counts) -> bool:
-    """Tell whether a store holds nothing but what MLflow itself puts into a new one."""
-    return all(rows <= (table in ("experiments", "workspaces")) for table, rows in counts.items())
 
 
 def create_schema(uri: str, revision: str) -> None:
@@ -309,7 +375,8 @@ def copy_tables(source: Any, target: Any, names: list[str]) -> Counts:
     there, here = reflect(source, names), reflect(target, names)
     kind = target.dialect.name
     if kind == "mysql":  # an id of 0, which the first experiment has, else means "the next one"
-        target.exec_driver_sql("SET SESSION sql_mode = CONCAT(@@sql_mode, ',NO_AUTO_VALUE_ON_ZERO')")
+        modes = ",NO_AUTO_VALUE_ON_ZERO,STRICT_ALL_TABLES"  # the latter refuses what it would change else
+        target.exec_driver_sql(f"SET SESSION sql_mode = CONCAT(@@sql_mode, '{modes}')")
         target.exec_driver_sql("SET SESSION foreign_key_checks = 0")
     for table in reversed(list(here.values())):
         target.execute(table.delete())
@@ -339,7 +406,7 @@ def snapshot(store: Store, work: Path) -> None:
     say(f"reading {store}")
     if store.kind == "sqlite":
         with closing(open_sqlite(store.uri)) as database, closing(sqlite3.connect(work)) as copy:
-            database.backup(copy)
+            serve.copy_sqlite(database, copy)
             copy.execute("PRAGMA journal_mode = DELETE")
     elif store.kind == "file":
         serve.in_child(migrate_file_store, store.path, work)
@@ -405,7 +472,7 @@ def put_sqlite(store: Store, work: Path, before_commit: Callable[[], object]) ->
                 copy.execute(f"PRAGMA page_size = {size}")
                 copy.execute("VACUUM")
             before_commit()
-            copy.backup(database)
+            serve.copy_sqlite(copy, database)
 
 
 def replace_sqlite(path: Path, work: Path) -> None:
@@ -442,13 +509,13 @@ def put_sql(store: Store, work: Path, before_commit: Callable[[], object]) -> No
 def put_back(store: Store, database: Path, revision: str | None) -> None:
     """Make the store what the SQLite file `database` is, schema and all: the way back from an upgrade.
 
-    On a database server that is not one transaction.
+    On a database server that is not one transaction: the store has to be marked.
     """
     if store.kind == "sqlite":
         put(store, database)
         return
     names = [*known_tables(), "alembic_version"]
-    with connect(store.uri) as session:
+    with transaction(store.uri, "READ COMMITTED") as session:
         metadata = importlib.import_module("sqlalchemy").MetaData()
         metadata.reflect(session, only=[table for table in table_names(session) if table in names])
         metadata.drop_all(session)

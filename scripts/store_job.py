@@ -23,28 +23,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import serve
-from backup_file import (
-    MANIFEST,
-    Backup,
-    drop_staged,
-    place_artifacts,
-    stage_artifacts,
-    staged_artifacts,
-    write_backup,
-)
+from backup_file import Backup, drop_staged, part_of, place_artifacts, stage_artifacts, write_backup
 from serve import Problem, say
-from store import (
-    Progress,
-    Store,
-    count,
-    in_words,
-    is_empty,
-    open_sqlite,
-    put,
-    put_back,
-    read_note,
-    write_note,
-)
+from store import Progress, Store, count, in_words, open_sqlite, put, put_back
 
 RESULT = "mlflow-store-result: "
 DATABASE_WAIT = 120.0  # seconds
@@ -67,31 +48,33 @@ def recover(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any] 
     if store.around and store.path and (store.around / serve.MOVING).is_dir():
         say("an upgrade was interrupted: moving the rest of the artifacts")
         serve.move_artifacts(store.around, store.path)
-    note = store.note(folder)
-    if note.exists():
-        if not serve.is_current(store.revision(), store):  # else the upgrade was finished
-            name = read_note(note, store)
-            say(f"an upgrade was interrupted: putting {name} back")
-            with tempfile.TemporaryDirectory(prefix="mlflow-undo-") as work:
-                backup = Backup(folder / name, Path(work))
-                put_back(store, backup.database, backup.revision)
-        note.unlink()
-    ready = staged_artifacts(store)
-    if ready is None:
-        return None
-    name = read_note(ready / MANIFEST, store)
-    say(f"a restore of {name} was interrupted: finishing it")
-    try:
-        with tempfile.TemporaryDirectory(prefix="mlflow-restore-") as work:
-            backup = Backup(folder / name, Path(work))
-            backup.upgrade()
-            result = put_all(store, backup, staged=True)
-        return result if task == {**task, "do": "restore", "from": name} else None
-    except Problem as error:
-        if task["do"] != "restore":
-            what = f"a restore of {name} was interrupted and cannot be finished"
-            raise Problem(f"{what} ({error}): restore another backup") from error
+    left = store.marked() if store.is_database else {}
+    if not left:
         drop_staged(store)
+        return None
+    if left["do"] == "upgrade" and serve.is_current(store.revision(), store):
+        store.unmark()
+        return None
+    name, restoring = left["backup"], left["do"] == "restore"
+    what = f"a restore of {name} was interrupted" if restoring else "an upgrade was interrupted"
+    say(f"{what}: {'finishing it' if restoring else f'putting {name} back'}")
+    try:
+        with tempfile.TemporaryDirectory(prefix="mlflow-recover-") as work:
+            backup = Backup(folder / name, Path(work))
+            if not restoring:
+                put_back(store, backup.database, backup.revision)
+                store.unmark()
+                return None
+            backup.upgrade()
+            result = put_all(store, backup)
+        return result if task == {**task, "do": "restore", "from": name} else None
+    except (Problem, OSError) as error:
+        if not restoring:
+            raise Problem(f"{what}, and {name} cannot be put back: {serve.explain(error)}") from error
+        if task["do"] != "restore":
+            raise Problem(f"{what} and cannot be finished ({error}): restore another backup") from error
+        drop_staged(store)
+        store.unmark()
         return None
 
 
@@ -129,7 +112,7 @@ def restore(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
         backup.upgrade()
         damage = store.damage()
         present = {} if damage else store.counts()
-        if damage or not is_empty(present):
+        if damage or not store.is_new(present):
             what = f"cannot be read ({damage})" if damage else f"holds {in_words(present)}"
             if not task["force"]:
                 raise Problem(f"{store} {what}: MLFLOW_FORCE=yes replaces it, and keeps it in {folder}")
@@ -145,22 +128,25 @@ def restore(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
                 serve.in_child(serve.prepare_sql, store.uri, DATABASE_WAIT)
             else:
                 require_current(store, revision)
-        return {**put_all(store, backup, staged=False), "kept": kept}
+        keep = folder / f"{Path(kept).stem}-artifacts" if damage else None
+        return {**put_all(store, backup, keep), "kept": kept}
 
 
-def put_all(store: Store, backup: Backup, staged: bool) -> dict[str, Any]:
-    """Put a backup into the store, its artifacts too, unless they are `staged` already; count."""
+def put_all(store: Store, backup: Backup, keep: Path | None = None) -> dict[str, Any]:
+    """Put a backup into the store, its artifacts too, and count. `keep` is as in `stage_artifacts`."""
     with closing(sqlite3.connect(backup.database)) as database:
         expected = count(database)
+    begun = bool(store.marked())
     with contextlib.ExitStack() as stack:
         try:
-            if backup.has_artifacts and not staged:
-                stage_artifacts(store, backup)
+            if backup.has_artifacts:
+                stage_artifacts(store, backup, keep)
             say(f"writing {in_words(expected)} into {store}")
             put(store, backup.database, lambda: stack.enter_context(uninterrupted()))
         except BaseException:
-            if not staged:
+            if not begun:  # else the database may be the new one already
                 drop_staged(store)
+                store.unmark()
             raise
         place_artifacts(store)
     found = store.counts()
@@ -197,9 +183,10 @@ def fixed_places(store: Store) -> int:
     found = 0
     with closing(open_sqlite(store.uri)) as database:
         for table in columns.keys() & count(database).keys():
-            where = f"{columns[table]} LIKE ? OR {columns[table]} LIKE ?"
+            where = " OR ".join([f"{columns[table]} LIKE ?"] * 3)
             query = f"SELECT count(*) FROM {table} WHERE {where}"  # noqa: S608 - names from above
-            found += database.execute(query, (f"{folder}/%", f"file://{folder}/%")).fetchone()[0]
+            places = [f"{folder}/%", f"file://{folder}/%", f"{folder.as_uri()}/%"]
+            found += database.execute(query, places).fetchone()[0]
     return found
 
 
@@ -221,6 +208,11 @@ def upgrade(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlflow-upgrade-")))
         watch = stack.enter_context(closing(open_sqlite(store.uri))) if store.path else None
         version = watch and watch.execute("PRAGMA data_version").fetchone()
+
+        def require_no_writes() -> None:
+            if watch and watch.execute("PRAGMA data_version").fetchone() != version:
+                raise Problem(f"{store} was written to during its upgrade: stop its other users")
+
         result["backup"] = write_backup(store, folder, "before-upgrade", False)["name"]
         try:
             if moves and store.path:
@@ -230,16 +222,14 @@ def upgrade(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
             if not current and store.kind == "sqlite":
                 backup = Backup(folder / result["backup"], work)
                 backup.upgrade()
-                if watch and watch.execute("PRAGMA data_version").fetchone() != version:
-                    raise Problem(f"{store} was written to during its upgrade: stop its other users")
-                put(store, backup.database)
+                put(store, backup.database, require_no_writes)
             elif not current:
                 if store.kind == "mysql":  # which cannot roll tables back
-                    write_note(store.note(folder), store, result["backup"])
-                serve.in_child(serve.prepare_sql, store.uri, DATABASE_WAIT)
+                    store.mark("upgrade", result["backup"])
+                serve.in_child(serve.prepare_sql, store.uri, DATABASE_WAIT, True)
             if not serve.is_current(store.revision(), store):
                 raise Problem(f"{store} still has the schema {store.revision()}")
-            store.note(folder).unlink(missing_ok=True)
+            store.unmark()
         except BaseException:
             say("the upgrade failed: putting back what was there")
             undo(store, folder, result)
@@ -277,31 +267,37 @@ def upgrade_file_store(store: Store, folder: Path, result: dict[str, Any]) -> di
 
 
 def undo(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
-    """Put back what there was before the upgrade whose result `task` is; not when it is in use since."""
-    if "counts" in task and store.counts() != task["counts"]:
-        raise Problem(
-            f"{store} has been written to since: it stays upgraded; {folder / task['backup']} is the backup"
-        )
-    note = store.note(folder)
+    """Put back what there was before the upgrade whose result `task` is; not when it is in use since.
+
+    What there is now is backed up before that: it may have been changed without a row more or less.
+    """
+    root = Path(store.destination).absolute()
+    moving, moved = root / serve.MOVING, root / "artifacts"
+    kept = ""
+    if "counts" in task:
+        new = [p.name for p in (moved.iterdir() if task["moved"] else ()) if (root / p.name).exists()]
+        if new or store.counts() != task["counts"]:
+            where = folder / task["backup"]
+            raise Problem(f"{store} has been written to since: it stays upgraded; {where} is the backup")
+        kept = write_backup(store, folder, "before-undo", False)["name"]
     if task["created"]:
         for suffix in ("", "-wal", "-shm", "-journal"):
             Path(task["created"] + suffix).unlink(missing_ok=True)
     elif task["backup"]:
         with tempfile.TemporaryDirectory(prefix="mlflow-undo-") as work:
             backup = Backup(folder / task["backup"], Path(work))
-            if note.exists() or store.revision() != backup.revision:
-                write_note(note, store, task["backup"])
+            if store.marked() or store.revision() != backup.revision:
+                if not store.path:
+                    store.mark("undo", task["backup"])
                 put_back(store, backup.database, backup.revision)
-        note.unlink(missing_ok=True)
+        store.unmark()
     if task["moved"]:
-        root = Path(store.destination).absolute()
-        moving = root / serve.MOVING
         if not moving.is_dir():  # from here on it is a move that was interrupted, and can be finished
-            (root / "artifacts").rename(moving)
+            moved.rename(moving)
         for entry in list(moving.iterdir()):
             entry.rename(root / entry.name)
         moving.rmdir()
-    return {}
+    return {"kept": kept}
 
 
 class Artifacts:
@@ -332,27 +328,30 @@ class Artifacts:
         registry = importlib.import_module("mlflow.store.artifact.artifact_repository_registry")
         return registry.get_artifact_repository(self.where)
 
+    def files(self) -> Iterator[tuple[Any, str, int]]:
+        """Yield MLflow's access to them, the path of each file by that, and its size in bytes."""
+        repository, waiting = self.repository(), [self.path]
+        while waiting:
+            for entry in repository.list_artifacts(waiting.pop()):
+                if entry.is_dir:
+                    waiting.append(entry.path)
+                else:
+                    yield repository, entry.path, entry.file_size or 0
+
     def size(self) -> int:
         """Return their size in bytes."""
         if self.folder:
             files = (Path(root, name) for root, _, names in os.walk(self.folder) for name in names)
             return sum(path.lstat().st_size for path in files)
-        if not self.where:
-            return 0
-        repository, total, waiting = self.repository(), 0, [self.path]
-        while waiting:
-            for entry in repository.list_artifacts(waiting.pop()):
-                if entry.is_dir:
-                    waiting.append(entry.path)
-                total += entry.file_size or 0
-        return total
+        return sum(size for _, _, size in self.files()) if self.where else 0
 
     def delete(self) -> None:
-        """Delete them."""
+        """Delete them; file by file in an object store, where older MLflows take 1 and 10 for one folder."""
         if self.folder and self.folder.exists():
             shutil.rmtree(self.folder)
         elif self.where and not self.folder:
-            self.repository().delete_artifacts(self.path)
+            for repository, path, _ in list(self.files()):
+                repository.delete_artifacts(path)
 
 
 def pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
@@ -374,22 +373,48 @@ def clean_up(store: Store, _: Path, task: dict[str, Any]) -> dict[str, Any]:
         require_current(store, revision)
     os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
     tracking = importlib.import_module("mlflow.cli")._get_store(store.uri, store.destination)
-    deleted = importlib.import_module("mlflow.entities").ViewType.DELETED_ONLY
+    views = importlib.import_module("mlflow.entities").ViewType
+    refused = importlib.import_module("mlflow.exceptions").MlflowException
     milliseconds = task["older_than"] * 1000
     before = time.time() * 1000 - milliseconds
+
+    # Clients restore what is deleted at any time, so each is looked at once more right before it goes.
+    def run_is_deleted(run: str) -> bool:
+        return bool(tracking.get_run(run).info.lifecycle_stage == "deleted")
+
+    def model_is_deleted(model: str) -> bool:
+        with contextlib.suppress(refused):
+            tracking.get_logged_model(model)
+            return False
+        return True
+
+    def experiment_is_deleted(identifier: str) -> bool:
+        if tracking.get_experiment(identifier).lifecycle_stage != "deleted":
+            return False
+        active = tracking.search_runs([identifier], "", views.ACTIVE_ONLY, max_results=1)
+        if active:
+            say(
+                f"the deleted experiment {identifier} stays: run {active[0].info.run_id} in it is not deleted"
+            )
+        return not active
+
     experiments = [
         experiment
-        for experiment in pages(lambda token: tracking.search_experiments(deleted, page_token=token))
+        for experiment in pages(
+            lambda token: tracking.search_experiments(views.DELETED_ONLY, page_token=token)
+        )
         if not milliseconds or (experiment.last_update_time or 0) <= before
+        if experiment_is_deleted(experiment.experiment_id)
     ]
     runs = list(tracking._get_deleted_runs(older_than=milliseconds))
     if experiments:
         ids = [experiment.experiment_id for experiment in experiments]
-        found = pages(lambda token: tracking.search_runs(ids, "", deleted, page_token=token))
+        found = pages(lambda token: tracking.search_runs(ids, "", views.DELETED_ONLY, page_token=token))
         runs += [run.info.run_id for run in found]
     models: list[str] = getattr(tracking, "_get_deleted_logged_models", lambda **_: [])(
         older_than=milliseconds
     )
+    still_deleted = {"run": run_is_deleted, "model": model_is_deleted, "experiment": experiment_is_deleted}
     shown: list[dict[str, Any]] = []
     totals = {"run": 0, "model": 0, "experiment": 0, "bytes": 0}
     counted: dict[str, int] = {}  # bytes in an experiment that its runs and models have been shown with
@@ -398,6 +423,8 @@ def clean_up(store: Store, _: Path, task: dict[str, Any]) -> dict[str, Any]:
     def handle(kind: str, identifier: str, name: str, experiment: str, location: str) -> None:
         artifacts = Artifacts(store, location) if location else None
         size = artifacts.size() if artifacts else 0
+        if not still_deleted[kind](identifier):
+            return
         if task["force"]:
             if artifacts:
                 artifacts.delete()
@@ -440,8 +467,7 @@ def main() -> int:
         task = json.loads(os.environ["MLFLOW_STORE_TASK"])
         store, folder = Store(dict(os.environ)), Path(task["backups"])
         with store.alone():
-            for part in folder.glob(".*.part"):  # a job that was killed has left it
-                part.unlink()
+            part_of(store, folder).unlink(missing_ok=True)  # a job that was killed has left it
             result = recover(store, folder, task) or TASKS[task["do"]](store, folder, task)
     except Exception as error:
         result = {"error": serve.redact(serve.explain(error))}

@@ -27,9 +27,10 @@ async def start(flow: Flow, task: Task, done: dict[str, Any]) -> None:
         if job:
             await flow.stop(job)
         try:
-            await task.run("undo", **done)
+            undone = await task.run("undo", **done)
         except Failure as other:
             raise Failure(*failure.problems, *other.problems, code=failure.code) from None
+        say(f"{task.backups.uri / undone['kept']} has what was there in between")
         what = "the server does not start on the upgraded store, so the store is again what it was"
         fix = "correct the reason above and run the same again, or use the image that served it before"
         raise Failure(*failure.problems, Problem(what, fix), code=failure.code) from None
@@ -47,11 +48,17 @@ async def upgrade(settings: Settings) -> None:
             print("the store is up to date")
             await bring_up(flow)
             return
-        if flow.job:
+        was_running = flow.job
+        if was_running:
             say("stopping the server")
-            await flow.stop(flow.job)
+            await flow.stop(was_running)
             flow.job = None
-        done = await task.run("upgrade", check=False)
+        try:
+            done = await task.run("upgrade", check=False)
+        except Failure as failure:
+            fix = f"`{settings.make('mlflow-up')}` starts it when the reason above is gone"
+            stopped = [Problem("the server is stopped", fix)] if was_running else []
+            raise Failure(*failure.problems, *stopped, code=failure.code) from None
         print(f"upgraded: the schema is {done['schema']}")
         print(f"  before   {task.backups.uri / done['backup']} has what was there")
         if done["moved"]:

@@ -229,7 +229,7 @@ def test_slow_clients_keep_nobody_waiting(platform: Platform, fault: MakeFault) 
 
 
 def test_a_full_disk_under_the_platform(mount: Callable[..., Path], fault: MakeFault) -> None:
-    folder = mount("size=8m,mode=700")
+    folder = mount("size=48m,mode=700")  # for all that the jobs print
     platform = Platform(folder)
     try:
         with fault("disk full under the local platform, while jobs run") as row:

@@ -215,12 +215,16 @@ def test_nothing_but_artifacts_is_an_artifact(served: Served, fault: MakeFault) 
     elsewhere = served.ask("POST", "/experiments/create", body)["experiment_id"]
     outside = served.ask("POST", "/runs/create", {"experiment_id": elsewhere})["run"]["info"]["run_id"]
     names = ["mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "backups/mlflow-x.db"]
+    marks = [".mlflow.db.unfinished", "../.mlflow.db.unfinished"]  # which would keep the next server out
     kept = {name: (volume / name).stat().st_ino for name in names}
+    entries = sorted(path.name for path in volume.iterdir())
     ajax, two = "/ajax-api/2.0/mlflow", "/api/2.0/mlflow-artifacts"
     with fault("path traversal, and the database and backups as artifacts") as row:
         ways = WAYS_OUT if row.full else ["", "../", "%2e%2e/", "..%2f", *row.random.sample(WAYS_OUT, 3)]
         for address, headers in ((served.proxy, served.authorization), (served.direct, {})):
-            for path in (way + name for name in row.pick(names[::3], names) for way in ways):
+            for path in (
+                way + name for name in row.pick([*names[::3], marks[0]], [*names, *marks]) for way in ways
+            ):
                 requests: list[tuple[str, str, object]] = [
                     ("GET", f"{ARTIFACTS}/{path}", None),
                     ("PUT", f"{ARTIFACTS}/{path}", b"evil"),
@@ -246,6 +250,7 @@ def test_nothing_but_artifacts_is_an_artifact(served: Served, fault: MakeFault) 
                     assert SECRET not in answer, (method, target)
                 assert {name: (volume / name).stat().st_ino for name in names} == kept, path
         assert (volume / "backups/mlflow-x.db").read_bytes() == SECRET
+        assert sorted(path.name for path in volume.iterdir()) == entries
         assert served.store.damage() == []
         assert served.ask("GET", f"/runs/get?run_id={run}")["run"]
         row.ended = "nothing read, replaced or deleted"

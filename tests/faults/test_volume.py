@@ -145,7 +145,7 @@ def test_an_upgrade_on_a_full_volume(mount: Mount, fault: MakeFault) -> None:
         ends = {"old": 0, "new": 0}
         for _ in row.tries():
             path = old_database(volume / "mlflow.db")
-            filler = fill(volume, row.random.randrange(1_000_000))
+            filler = fill(volume, row.random.randrange(3_000_000))
             process = preparing(path)
             said = process.communicate(timeout=120)[1]
             filler.unlink()

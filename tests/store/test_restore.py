@@ -249,19 +249,18 @@ def test_a_restore_that_ends_half_way_is_finished(
     backup: Path, filled: Path, template: Path, place: MakePlace, start: StartServer
 ) -> None:
     stop = """
-import os, signal, sys, backup_file, store, store_job
+import os, signal, sys, store, store_job
 def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
-name, attribute = os.environ["KILLED_AT"].split(".")
-module = {"backup_file": backup_file, "store_job": store_job}[name]
-setattr(module, attribute, kill)
+place, _, attribute = os.environ["KILLED_AT"].rpartition(".")
+setattr(eval(place), attribute, kill)
 sys.exit(store_job.main())
 """
     words = {"do": "restore", "from": "backup.zip", "force": True, "check": False}
     killed_at = (
-        "backup_file.write_note",
+        "store.Store.mark",
         "store_job.put",
         "store_job.place_artifacts",
-        "backup_file.drop_staged",
+        "store.Store.unmark",
     )
     for number, point in enumerate(killed_at):
         store = place(str(number))
@@ -274,36 +273,37 @@ sys.exit(store_job.main())
         task = json.dumps({**words, "backups": str(store.backups)})
         job = store.warm.start(stop, **store.env, MLFLOW_STORE_TASK=task, KILLED_AT=point)
         assert job.wait() == -signal.SIGKILL, job.said
-        staged = (store.folder / "artifacts/.mlflow-restore").exists()
-        assert staged == (number > 0)
+        assert len(list((store.folder / "artifacts").glob(".mlflow-restore-*"))) == (number < 3)
+        assert (store.folder / ".mlflow.db.unfinished").exists() == (number > 0)
         if number == 1:
             server = start(store.destination, MLFLOW_BACKEND_STORE_URI=store.uri)
             assert server.process.wait(60) == 1
-            assert "a restore with artifacts was interrupted" in server.lines[-1]
+            assert f"a restore or an upgrade of {store.path} was interrupted" in server.lines[-1]
         if number == 2:  # the same command, without the force that is not needed any more
             assert store.restore("backup.zip")["artifacts"] == 2
-        elif number:  # any other
+        else:  # any other
             store.backup()
         after = content(store.path), tree(store.folder / "artifacts")
         assert after == ((content(filled), {"0/a": b"one", "b": b"two"}) if number else before)
-        assert not (store.folder / "artifacts/.mlflow-restore").exists()
+        assert not list(store.folder.glob("**/.mlflow-restore-*"))
+        assert not (store.folder / ".mlflow.db.unfinished").exists()
 
 
-def test_what_a_killed_restore_staged_is_for_its_store_only(
+def test_a_restore_that_cannot_be_finished_gives_way_to_another(
     backup: Path, filled: Path, template: Path, place: MakePlace
 ) -> None:
     store = place()
     shutil.copyfile(template, store.path)
-    staged = store.folder / "artifacts/.mlflow-restore"
-    staged.mkdir(parents=True)
-    (staged / "manifest.json").write_text(json.dumps({"store": "/another.db", "backup": "backup.zip"}))
+    mark = store.folder / ".mlflow.db.unfinished"
+    mark.write_text(json.dumps({"do": "restore", "backup": "gone.zip"}))
     name = with_backup(store, backup)
-    assert "a change of /another.db was interrupted" in store.refused("backup", artifacts=False)
-    (staged / "manifest.json").write_text(json.dumps({"store": str(store.path), "backup": "gone.zip"}))
-    assert "cannot be finished" in store.refused("backup", artifacts=False)
+    error = store.refused("backup", artifacts=False)
+    assert error.startswith(
+        "a restore of gone.zip was interrupted and cannot be finished (there is no backup"
+    )
     store.restore(name)
     assert content(store.path) == content(filled)
-    assert not staged.exists()
+    assert not mark.exists()
 
 
 def test_sigterm_leaves_the_old_store(backup: Path, template: Path, place: MakePlace) -> None:
@@ -353,7 +353,7 @@ def test_no_space(backup: Path, filled: Path, place: MakePlace, mount: Callable[
         error = store.refused("restore", source=name, force=False, check=False)
         assert error.endswith("free space on the volume"), error
         assert not store.path.exists() or store.query("SELECT count(*) FROM sqlite_master") == [(0,)]
-        assert not (volume / "artifacts/.mlflow-restore").exists()
+        assert not list(volume.glob("**/.mlflow-restore-*"))
     filler.unlink()
     store.restore(name)
     assert content(store.path) == content(filled)

@@ -161,6 +161,11 @@ def test_runs_find_their_artifacts_before_and_after(place: MakePlace, start: Sta
     assert query(store.path, "SELECT version_num FROM alembic_version") == [(OLD_REVISION,)]
 
 
+def found_without_backups(store: Place) -> dict[str, bytes]:
+    ours = ("backups/", "mlruns/.mlflow.store")
+    return {path: data for path, data in tree(store.folder).items() if not path.startswith(ours)}
+
+
 @pytest.mark.parametrize("explicit", [False, True], ids=["default", "named"])
 def test_a_file_store_becomes_a_database(explicit: bool, place: MakePlace) -> None:
     store = place()
@@ -180,8 +185,7 @@ def test_a_file_store_becomes_a_database(explicit: bool, place: MakePlace) -> No
     assert store.run("upgrade", check=True) == {"needed": True, "stayed": 0}
     for at in ("store_job.Backup", *([] if explicit else ["serve.move_artifacts"])):
         assert faulty(store, at).wait() == 1
-        found = {path: data for path, data in tree(store.folder).items() if not path.startswith("backups/")}
-        assert found == before
+        assert found_without_backups(store) == before
     done = upgrade(store)
     created = Path(done["created"])
     assert created == (store.folder / "mlruns.db" if explicit else store.path)
@@ -197,8 +201,7 @@ def test_a_file_store_becomes_a_database(explicit: bool, place: MakePlace) -> No
         assert store.run("upgrade", check=True) == {"needed": False, "stayed": 0}
         assert store.run("backup", artifacts=True)["artifacts"] == 1
         store.run("undo", **done)
-        found = {path: data for path, data in tree(store.folder).items() if not path.startswith("backups/")}
-        assert found == before
+        assert found_without_backups(store) == before
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
@@ -225,10 +228,13 @@ def test_a_migration_that_fails(kind: str, place: MakePlace, request: pytest.Fix
     assert store.run("upgrade", check=True) == {"needed": False, "stayed": 0}
     store.run("undo", **done)
     assert look(store) == before
-    assert [path.suffix for path in store.backups.iterdir()] == [".zip", ".zip"]
+    kinds = sorted(path.stem.partition("Z-")[2].rstrip("-2") for path in store.backups.iterdir())
+    assert kinds == ["before-undo", "before-upgrade", "before-upgrade"]
 
 
-def test_an_upgrade_of_mysql_that_is_killed_is_undone(place: MakePlace, mariadb: Database) -> None:
+def test_an_upgrade_of_mysql_that_is_killed_is_undone(
+    place: MakePlace, mariadb: Database, start: StartServer
+) -> None:
     """It cannot roll tables back, so the next task puts the backup back; only into the database it is of."""
     store = place()
     store = old_place(store.warm, store.folder, mariadb, "mlflow_killed")
@@ -240,13 +246,16 @@ def test_an_upgrade_of_mysql_that_is_killed_is_undone(place: MakePlace, mariadb:
     wait_for(lambda: mariadb.execute(version, "mlflow_killed") != OLD_REVISION, "a migration")
     job.signal()
     assert job.wait() == -9
-    [note] = store.backups.glob("unfinished-*.json")
+    marks = "SELECT note FROM mlflow_unfinished"
+    assert mariadb.execute(marks, "mlflow_killed").startswith('{"do": "upgrade"')
+    server = start(store.destination, MLFLOW_BACKEND_STORE_URI=store.uri)
+    assert server.process.wait(60) == 1
+    assert "a restore or an upgrade of mysql database at 127.0.0.1" in server.lines[-1]
     task = json.dumps({"do": "backup", "backups": str(store.backups), "artifacts": False})
     for at in ("store.create_schema", "store.put"):  # killed again on the way back
         job = store.warm.start(FAULT, **store.env, MLFLOW_STORE_TASK=task, AT=at, FAULT="kill")
         assert job.wait() == -9, job.said
         assert "there are no runs yet" in other.refused("backup", artifacts=False)
-        assert note.exists()
+        assert mariadb.execute(marks, "mlflow_killed")
     store.backup()
     assert look(store) == before
-    assert not note.exists()
