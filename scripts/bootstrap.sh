@@ -12,6 +12,9 @@ here=$(dirname "${BASH_SOURCE[0]}")
 
 say() { printf 'mlflow: %s\n' "$*" >&2; }
 
+# One line for ^C, by the outermost call. Where it is ignored, as in the background jobs of scripts, it stays so.
+trap '[ "${MLFLOW_SETUP_LOCK:-}" ] || say "interrupted; run the same again"; exit 130' INT
+
 # The stamp says what the environment was made from, and where: a virtual environment cannot be moved.
 stamp_of() { (cd ".mlflow/$1" && pwd -P) && cat "$2"; }
 is_made() { [ -x ".mlflow/$1/bin/python" ] && stamp_of "$@" 2>/dev/null | cmp -s - ".mlflow/$1/stamp"; }
@@ -41,17 +44,28 @@ check_tools() { # sets $python; names everything that is missing at once
   exit 1
 }
 
+run_module() { # PYTHON MODULE [ARG ...]: as python -m does, but without a traceback for ^C
+  "$1" -c '
+import runpy, sys
+try:
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+except KeyboardInterrupt:
+    sys.exit(130)
+' "${@:2}"
+}
+
 install() { # NAME LOCK: fills the empty environment; uv does it in a tenth of pip's time
   local python="$PWD/.mlflow/$1/bin/python" uv="$PWD/.mlflow/venv/bin/uv" quiet=-q
   [ -t 2 ] && quiet=
   if [ "$1" = venv ]; then
-    "$python" -m pip install -q --disable-pip-version-check --require-hashes -r "$here/uv.lock" >&2 || uv=
+    run_module "$python" pip install -q --disable-pip-version-check --require-hashes -r "$here/uv.lock" >&2 || uv=
   fi
   if [ -x "$uv" ] && "$uv" pip install $quiet --python "$python" --require-hashes -r "$2" >&2; then
     return
   fi
   say "uv cannot be had or failed; trying pip, which takes longer"
-  "$python" -m pip install $quiet --disable-pip-version-check --require-hashes -r "$2" >&2
+  run_module "$python" pip install $quiet --disable-pip-version-check --require-hashes -r "$2" >&2
 }
 
 make_venv() { # NAME LOCK
@@ -65,10 +79,13 @@ import fcntl, os, sys
 lock = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR, 0o600)
 os.set_inheritable(lock, True)
 try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-except BlockingIOError:
-    print("mlflow: waiting for another set-up here to end", file=sys.stderr)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("mlflow: waiting for another set-up here to end", file=sys.stderr)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+except KeyboardInterrupt:
+    sys.exit(130)
 os.execvp("bash", ["bash", *sys.argv[2:]])
 ' ".mlflow/$1.lock" "${BASH_SOURCE[0]}" --venv "$@"
     return
@@ -76,7 +93,7 @@ os.execvp("bash", ["bash", *sys.argv[2:]])
   is_made "$@" && return
   say "setting up .mlflow/$1 (once) ..."
   rm -f ".mlflow/$1/stamp"
-  if ! { "$python" -m venv --clear ".mlflow/$1" && install "$@"; }; then
+  if ! { run_module "$python" venv --clear ".mlflow/$1" && install "$@"; }; then
     say "could not install $2 into .mlflow/$1 (the reason is above); mend it and run the same command again"
     exit 1
   fi
@@ -106,5 +123,5 @@ if [ "$1" = --venv ]; then
 fi
 [ -d .neuro ] || [ -d .apolo ] || find_workspace
 is_made venv "$here/requirements.lock" || make_venv venv "$here/requirements.lock"
-[ -e .mlflow/.gitignore ] || echo '*' >.mlflow/.gitignore # it holds secrets of the local platform
-exec .mlflow/venv/bin/python -X pycache_prefix="$PWD/.mlflow/pycache" "$here/$1.py" "${@:2}"
+[ -s .mlflow/.gitignore ] || echo '*' >.mlflow/.gitignore # it holds secrets of the local platform
+exec .mlflow/venv/bin/python -X pycache_prefix="$PWD/.mlflow/pycache" "$here/start.py" "$here/$1.py" "${@:2}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
 import time
 import traceback
@@ -126,6 +127,8 @@ def format_duration(seconds: float) -> str:
 def run(command: Callable[[], int | None]) -> NoReturn:
     """Run a target's function and exit as the fixed codes say; whatever it raises becomes one line."""
     try:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # until here it is start.py's
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.exit(command())
     except Failure as failure:
         complain(failure.problems)

@@ -9,6 +9,7 @@ MLFLOW_DIR := $(dir $(lastword $(MAKEFILE_LIST)))
 MLFLOW_GOAL := $(.DEFAULT_GOAL)
 MAKEFILE_LIST := $(filter-out $(lastword $(MAKEFILE_LIST)),$(MAKEFILE_LIST))
 MLFLOW_RUN = bash '$(MLFLOW_DIR)bootstrap.sh'
+unexport MLFLOW_DIR MLFLOW_GOAL MLFLOW_RUN MLFLOW_TARGETS
 
 mlflow-up: ; @$(MLFLOW_RUN) up ## Start the server, or find it running, and say where it is
 mlflow-down: ; @$(MLFLOW_RUN) down ## Stop the server; no data is touched

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -32,7 +35,7 @@ class Toolkit:
         self.home = folder / "home"
         for made in (self.scripts, self.workspace, self.home):
             made.mkdir()
-        for name in ("bootstrap.sh", "uv.lock"):
+        for name in ("bootstrap.sh", "start.py", "uv.lock"):
             shutil.copy(ROOT / "scripts" / name, self.scripts)
         (self.scripts / "requirements.lock").write_text(pinned("toml"))
         (self.scripts / "hello.py").write_text("import sys, toml; print(sys.argv[1:]); sys.exit(7)")
@@ -46,7 +49,14 @@ class Toolkit:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
+
+    def lend_venv(self) -> None:
+        """Take this repository's environment for the workspace's."""
+        shutil.copy(ROOT / "scripts/requirements.lock", self.scripts)
+        (self.workspace / ".mlflow").mkdir()
+        (self.workspace / ".mlflow/venv").symlink_to(ROOT / ".mlflow/venv")
 
     def run(self, *words: str, **env: str) -> tuple[int, str, str]:
         """Run bootstrap.sh in the workspace; return exit code, stdout, stderr."""
@@ -114,6 +124,46 @@ def test_two_at_once_make_it_once(toolkit: Toolkit) -> None:
     assert [process.returncode for process in (first, second)] == [7, 7]
     assert "".join(err for _, err in ends).count("setting up .mlflow/venv") == 1
     assert sum("waiting for another set-up" in err for _, err in ends) <= 1
+
+
+@pytest.mark.parametrize("seconds", [0, 0.3, 1])
+def test_an_interrupted_set_up_says_so_in_one_line(toolkit: Toolkit, seconds: float) -> None:
+    first = toolkit.start("hello")
+    assert first.stderr
+    assert "setting up" in first.stderr.readline()
+    second = toolkit.start("hello")
+    assert second.stderr
+    assert "waiting for another set-up" in second.stderr.readline()
+    time.sleep(seconds)
+    for process in (second, first):
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=60)[1] == "mlflow: interrupted; run the same again\n"
+        assert process.returncode == 130
+
+
+def test_an_interrupt_while_a_target_imports(toolkit: Toolkit) -> None:
+    toolkit.lend_venv()
+    (toolkit.scripts / "hello.py").write_text("print(flush=True); import time; time.sleep(1); print('awake')")
+    for ignored in (False, True):
+        with ExitStack() as stack:
+            if ignored:  # as in the background jobs of scripts
+                stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_IGN))
+            process = toolkit.start("hello")
+        assert process.stdout
+        process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=60)
+        assert said == (("awake\n", "") if ignored else ("", "mlflow: interrupted\n"))
+        assert process.returncode == (0 if ignored else 130)
+
+
+def test_what_keeps_our_data_out_of_git_is_written_anew_where_a_full_disk_left_it_empty(
+    toolkit: Toolkit,
+) -> None:
+    toolkit.lend_venv()
+    (toolkit.workspace / ".mlflow/.gitignore").touch()
+    assert toolkit.run("hello")[0] == 7
+    assert (toolkit.workspace / ".mlflow/.gitignore").read_text() == "*\n"
 
 
 def test_everything_that_is_missing_is_named_at_once(toolkit: Toolkit, tmp_path: Path) -> None:

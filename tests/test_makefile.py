@@ -64,6 +64,12 @@ def test_it_changes_nothing_of_the_hosts(host: Path) -> None:
     assert make(host).stdout == "host a /bin/bash\n"
 
 
+@pytest.mark.parametrize("export", ["export", ".EXPORT_ALL_VARIABLES:"])
+def test_nothing_of_ours_is_exported(host: Path, export: str) -> None:
+    (host / "Makefile").write_text(f"{export}\nall: ; @env\ninclude scripts/mlflow.mk\n")
+    assert not re.findall(r"(?m)^MLFLOW_.*", make(host, "all").stdout)
+
+
 def test_every_target_has_a_script_and_is_phony_and_in_the_readme() -> None:
     names = [name for name, _ in TARGETS]
     assert len(names) == len(set(names)) >= 12
