@@ -244,19 +244,19 @@ def take_out(text: str, added: str) -> str | None:
     return None
 
 
-def take_out_of_flow(text: str, pieces: list[str]) -> tuple[str, list[str]]:
-    """Return the text of a live.yaml without our pieces, and the names of those that had to stay.
+def take_out_of_flow(text: str, pieces: list[str]) -> tuple[str, dict[str, int]]:
+    """Return the text of a live.yaml without our pieces, and the lines of the names that had to stay.
 
     A job that was edited stays, and the volume with it; so does what others have been written into.
 
     Raises:
         yaml.YAMLError: it is not YAML.
     """
-    stayed: list[str] = []
+    stayed: dict[str, int] = {}
     for section, piece in reversed(list(zip(ADDED, pieces, strict=True))):  # the job, then its volume
         name = ADDED[section][0]
-        whole = compose(text.removeprefix("\ufeff"))
-        if name not in entries(find(whole, section)):
+        there = entries(find(compose(text.removeprefix("\ufeff")), section)).get(name)
+        if not there:
             continue
         entry = "\n".join(piece.lstrip("\r\n").split("\n")[1:])  # where others use the section that we made
         for part in [] if stayed else [piece, f"{piece}, ", f"{piece},", entry]:
@@ -265,5 +265,5 @@ def take_out_of_flow(text: str, pieces: list[str]) -> tuple[str, list[str]]:
                 text = rest
                 break
         else:
-            stayed.append(name)
+            stayed[name] = there[0].start_mark.line + 1
     return text, stayed

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from glob import glob
 from pathlib import Path
 
 import yaml
@@ -19,11 +19,15 @@ from console import Failure, Problem, complain, say
 from installation import (
     HALF_DONE,
     MAKEFILES,
+    UNCHANGED,
     Edit,
     Installed,
     dry_run,
     git,
+    include_line,
+    includes,
     installed,
+    is_toolkit,
     lost,
     obstacles,
     path_of,
@@ -33,10 +37,12 @@ from installation import (
     word,
 )
 from settings import OF_TARGETS, TOOLKIT_DIR, live_file, load
-from transaction import MANIFEST, Change, alone, apply, digest, missing_folders, pending, read, recover
+from transaction import MANIFEST, STAGE, Change, alone, apply, digest, missing_folders, pending, read, recover
 
 FOLDER = "scripts/mlflow"
-IGNORED = "/.mlflow/"
+IGNORED = "/.mlflow"  # without a slash at the end: it may be a symlink
+TAKEN = {"..", ".git", ".gitignore", ".mlflow", str(STAGE), ".neuro", ".apolo"} | {*map(str.lower, MAKEFILES)}
+"""No part of DIR: what has these names is not ours alone. A file system may not tell M from m."""
 
 
 @dataclass
@@ -59,11 +65,6 @@ class Plan:
         self.problems.append(Problem(what, fix, str(source), warning))
 
 
-def include_line(folder: Path) -> str:
-    """Return the line for a Makefile: found from folders below, too; no error where it is not."""
-    return f"include $(wildcard $(dir $(firstword $(MAKEFILE_LIST))){folder.as_posix()}/mlflow.mk)"
-
-
 def target() -> tuple[Path, Path]:
     """Return the repository to install into, and the folder in it.
 
@@ -73,6 +74,9 @@ def target() -> tuple[Path, Path]:
     toolkit = TOOLKIT_DIR.resolve().parent
     into, folder = word("INTO"), Path(word("DIR") or FOLDER)
     usage = "make mlflow-install INTO=../my-project"
+    if (TOOLKIT_DIR / MANIFEST).exists():
+        fix = f"install from a clone of the toolkit: {usage}"
+        raise Failure(Problem("this is an installed copy", fix, str(TOOLKIT_DIR)))
     root = path_of(into).resolve()
     if not into or not root.is_dir():
         raise Failure(Problem(f"INTO is {into!r}", f"name the folder of a repository: {usage}", "INTO"))
@@ -81,16 +85,18 @@ def target() -> tuple[Path, Path]:
     if (
         folder.is_absolute()
         or not folder.parts
-        or not re.fullmatch(r"[\w@+.-]+(/[\w@+.-]+)*/?", str(folder))
-        or {"..", ".git", ".mlflow"} & {*folder.parts}
+        or not all(re.fullmatch(r"[\w@+.][\w@+.-]*", part) for part in folder.parts)
+        or TAKEN & {part.lower() for part in folder.parts}
     ):
-        fix = "name a folder in the repository, without blanks and special signs: DIR=tools/mlflow"
+        fix = "name a folder of its own in the repository, without blanks and special signs: DIR=tools/mlflow"
         raise Failure(Problem(f"DIR is {str(folder)!r}", fix, "DIR"))
     inside = git(root, "rev-parse", "--is-inside-work-tree")
     if inside.stdout.strip() != "true":
         said = inside.stderr.strip().splitlines()
         reason = "" if not said or "not a git repository" in said[0] else f" ({said[0]})"
         fix = "`git init` there, and commit: so you see what is added, and can go back"
+        if hint := re.search(r"git config .*safe\.directory .*", inside.stderr):
+            fix = f"if you trust its owner: `{hint[0]}`"
         raise Failure(Problem(f"no git repository{reason}", fix, str(root)))
     return root, folder
 
@@ -106,22 +112,18 @@ def make_plan(root: Path, folder: Path, files: dict[str, bytes], origin: str) ->
     for path in [folder, *(change.path for change in plan.changes)]:
         inner = path / MANIFEST if path == folder else path
         plan.problems += [p for p in obstacles(root, inner) if p not in plan.problems]
-        if said := git(root, "status", "--porcelain", "--untracked-files=all", "--", str(path)).stdout:
-            what = "not in git yet" if said.startswith("??") else "has changes that are not committed"
-            plan.trouble(what, "commit or stash that first", path)
-    plan.problems += _ignored_files(root, folder, list(files))
-    if not (root / RENDERED).exists():  # `neuro-flow ps` wants to read every action
-        plan.changes.insert(0, Change(RENDERED, files[ACTION]))
+        words = ["--porcelain", "--untracked-files=all", "--ignored", "--", str(path)]
+        if said := git(root, "status", *words).stdout:
+            state, fix = said[:2], "commit or stash that first"
+            what = "not in git yet" if state in ("??", "!!") else "has changes that are not committed"
+            plan.trouble(what, f"`git add --force {path}`, then {fix}" if state == "!!" else fix, path)
+    plan.problems += _ignored_files(plan, list(files))
     record = Installed(
         version_of(TOOLKIT_DIR),
         origin,
         {name: digest(data) for name, data in files.items()},
         plan.edits,
-        [
-            name
-            for name in missing_folders(root, [change.path for change in plan.changes] + [folder])
-            if name != ".mlflow"
-        ],
+        missing_folders(root, [change.path for change in plan.changes] + [folder]),
     )
     plan.changes.insert(0, Change(folder, {**files, MANIFEST: record.text()}))
     return plan
@@ -206,22 +208,21 @@ def _edit_makefile(plan: Plan) -> None:
     new, added = edits.add_line(text or "", include_line(plan.folder))
     plan.edit(path, new, [added], "" if text is None else None)
     for makefile, content in _makefiles(plan, path, {}).items():
-        plan.problems += taken_names(makefile, content)
+        plan.problems += taken_names(plan, makefile, content)
 
 
 def _makefiles(plan: Plan, path: Path, found: dict[Path, str]) -> dict[Path, str]:
-    """Return a makefile and those that it includes by name, with their texts."""
+    """Return a makefile and those that it includes by name, with their texts; a copy of ours is not read."""
     text = _text(plan, path)
     if text is not None and path not in found:
         found[path] = text
-        for line in re.findall(r"(?m)^ *(?:-|s)?include[ \t]+([^#\r\n]+)", text):
-            for pattern in (word for word in line.split() if "$" not in word and not word.startswith("/")):
-                for included in sorted(glob(pattern, root_dir=plan.root)):  # noqa: PTH207 (Path.glob refuses some)
-                    _makefiles(plan, Path(included), found)
+        for included in (name for line in text.splitlines() for name in includes(plan.root, line)):
+            if not is_toolkit(plan.root, included, plan.folder):
+                _makefiles(plan, included, found)
     return found
 
 
-def taken_names(makefile: Path, text: str) -> Iterator[Problem]:
+def taken_names(plan: Plan, makefile: Path, text: str) -> Iterator[Problem]:
     """Yield what in a makefile has a name of ours: a target, a variable, or another copy of the toolkit."""
     ours = (TOOLKIT_DIR / "mlflow.mk").read_text(encoding="utf-8")
     targets = set(re.findall(r"(?m)^(mlflow-\w+):", ours))
@@ -229,7 +230,7 @@ def taken_names(makefile: Path, text: str) -> Iterator[Problem]:
     variables |= set(re.findall(r"(?m)^(MLFLOW_\w+) *:?=", ours))
     for number, line in enumerate(text.splitlines(), 1):
         where = f"{makefile}:{number}"
-        if re.match(r" *(-|s)?include\b.*\bmlflow\.mk", line):
+        if any(is_toolkit(plan.root, name, plan.folder) for name in includes(plan.root, line)):
             fix = "take that line and its copy out; or update it the way it came"
             yield Problem("includes a copy of the toolkit already", fix, where)
         rule = re.match(r"([^\t#=:][^#=:]*)::?(?!=)", line)
@@ -243,18 +244,18 @@ def taken_names(makefile: Path, text: str) -> Iterator[Problem]:
             yield Problem(f"there is a variable {name} already", fix, where)
 
 
-def _ignored_files(root: Path, folder: Path, names: list[str]) -> Iterator[Problem]:
-    """Yield a warning for each pattern by which git would leave out files that others need as well."""
-    paths = "".join(f"{folder / name}\0" for name in names)
-    said = git(root, "check-ignore", "--no-index", "--verbose", "-z", "--stdin", told=paths).stdout.split(
-        "\0"
-    )
-    patterns: dict[tuple[str, str], str] = {}
+def _ignored_files(plan: Plan, names: list[str]) -> Iterator[Problem]:
+    """Yield a warning for each pattern by which git would leave out new files that others need as well."""
+    new = {f"{plan.folder / name}": str(plan.folder) for name in names}  # and by what it is added
+    new |= {edit.file: edit.file for edit in plan.edits if edit.created is not None}
+    words = ["check-ignore", "--no-index", "--verbose", "-z", "--stdin"]
+    said = git(plan.root, *words, told="\0".join(new)).stdout.split("\0")
+    patterns: dict[tuple[str, str, str], str] = {}
     for source, line, pattern, path in zip(said[::4], said[1::4], said[2::4], said[3::4], strict=False):
         if not pattern.startswith("!"):
-            patterns.setdefault((f"{source}:{line}", pattern), path)
-    for (where, pattern), path in patterns.items():
-        fix = f"`git add --force {folder}` commits it all the same"
+            patterns.setdefault((f"{source}:{line}", pattern, new[path]), path)
+    for (where, pattern, whole), path in patterns.items():
+        fix = f"`git add --force {whole}` commits it all the same"
         yield Problem(f"the pattern {pattern} keeps {path} out of git", fix, where, warning=True)
 
 
@@ -302,8 +303,13 @@ def main() -> None:
             show("+", f"{'edit ' if edit.created is None else 'new  '} {edit.file}", edit.pieces)
         complain(plan.problems)
         if only_show:
+            say(UNCHANGED)
             return
         apply(root, plan.changes, [])
+        with contextlib.suppress(OSError):  # any target makes it, but `neuro-flow ps` wants it before
+            if not (root / RENDERED).exists():
+                (root / RENDERED.parent).mkdir(exist_ok=True)
+                (root / RENDERED).write_bytes(files[ACTION])
     say(f"installed; commit it, then: cd {shlex.quote(str(root))} && make mlflow-up MLFLOW_PLATFORM=local")
 
 

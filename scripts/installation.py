@@ -8,12 +8,14 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from glob import glob
 from pathlib import Path
 
 import edits
 from action import ACTION
 from console import Failure, Problem
 from settings import TOOLKIT_DIR, command_line, load
+from store_task import yes
 from transaction import MANIFEST, digest_of, files_below, read
 
 VERSION = "VERSION"
@@ -23,6 +25,7 @@ BESIDE = (ACTION, "LICENSE", "mlflow.example.yaml", "mlflow.schema.json")
 MAKEFILES = ("GNUmakefile", "makefile", "Makefile")
 """In the order in which make looks for them."""
 HALF_DONE = "an interrupted call has left its work half done; without MLFLOW_DRY_RUN it is undone first"
+UNCHANGED = "nothing has been changed: MLFLOW_DRY_RUN"
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,8 @@ def toolkit_files(toolkit: Path, folder: Path) -> dict[str, bytes]:
     if missing:
         what = f"not a clone of the toolkit: there is no {', '.join(missing)}"
         raise Failure(Problem(what, "use a clone of it", str(toolkit)))
-    names = [
-        name for name in files_below(scripts) if not re.search(r"(^|/)\.(?!gitattributes$)|\.pyc$|~$", name)
-    ]
+    rests = r"(^|/)[.#](?!gitattributes$)|\.(pyc|orig|rej|swp|bak|tmp)$|~$"  # what editors and git leave
+    names = [name for name in files_below(scripts) if not re.search(rests, name)]
     files = {name: (scripts / name).read_bytes() for name in names}
     files |= {name: (toolkit / name).read_bytes() for name in BESIDE}
     example = files["mlflow.example.yaml"]  # it is copied to the root of the repository
@@ -128,6 +130,25 @@ def lost(root: Path, folder: Path, record: Installed) -> Iterator[Problem]:
             yield Problem(f"no longer has {name}", fix, edit.file, warning=True)
 
 
+def include_line(folder: Path) -> str:
+    """Return the line for a Makefile: found from folders below, too; no error where it is not."""
+    return f"include $(wildcard $(dir $(firstword $(MAKEFILE_LIST))){folder.as_posix()}/mlflow.mk)"
+
+
+def includes(root: Path, line: str) -> list[Path]:
+    """Return the makefiles that a line of a makefile includes, as far as their names are written out."""
+    found = re.match(r" *(?:-|s)?include[ \t]([^#]*)", line)
+    words = re.findall(r"[^\s$(){}]+", found[1]) if found else []
+    matches = {word: sorted(glob(word, root_dir=root)) for word in words}  # noqa: PTH207 (Path.glob refuses some)
+    return [Path(path) for word, paths in matches.items() for path in paths or [word]]
+
+
+def is_toolkit(root: Path, makefile: Path, folder: Path) -> bool:
+    """Tell whether a makefile is ours, in our folder or another copy, and not one that is only named so."""
+    bootstrap = (root / makefile).with_name("bootstrap.sh")
+    return makefile == folder / "mlflow.mk" or (makefile.name == "mlflow.mk" and bootstrap.is_file())
+
+
 def obstacles(root: Path, path: Path) -> Iterator[Problem]:
     """Yield why a path cannot be changed, by what it and the folders above it are."""
     for part in [*reversed(path.parents), path]:
@@ -156,32 +177,42 @@ def place() -> tuple[Path, Path, Installed]:
         what = "this copy was not put here by mlflow-install"
         fix = "update or remove it the way it came: with git, or by hand"
         raise Failure(Problem(what, fix, str(TOOLKIT_DIR.resolve())))
-    if ".." in folder.parts:
-        fix = "call make in the folder of the Makefile that includes it: make -C FOLDER"
-        raise Failure(Problem(f"{TOOLKIT_DIR.resolve()} is not below this folder", fix, str(root)))
+    if not any(include_line(folder) in piece for edit in record.edits for piece in edit.pieces):
+        fix = "call make in the folder of the Makefile that includes it: make -C FOLDER; or move it back"
+        raise Failure(Problem(f"it was not installed as {folder} of this folder", fix, str(root)))
     return root, folder, record
 
 
 def word(name: str) -> str:
-    """Return a variable of the make command line; the environment may have another's of the same name."""
-    return os.environ.get(name, "") if name in command_line() or "MAKELEVEL" not in os.environ else ""
+    """Return a variable of the make command line; the environment may have another's of the same name.
+
+    Raises:
+        Failure: it has a `$`, which make has taken for the start of a variable.
+    """
+    written, value = command_line(), os.environ.get(name, "")
+    if name in written and written[name].replace("$$", "$") != value:
+        fix = "write $$ for each $"
+        raise Failure(Problem(f"{name}: make changes the $ in this value", fix, "make command line"))
+    return value if name in written or "MAKELEVEL" not in os.environ else ""
 
 
 def path_of(text: str) -> Path:
     """Return the path that a user wrote, who may have called make in a folder below this one."""
-    return Path(os.environ.get("MLFLOW_CALLED_IN", ""), Path(text).expanduser())
+    written = os.path.expanduser(text)  # noqa: PTH111 (Path's raises where there is no such user)
+    return Path(os.environ.get("MLFLOW_CALLED_IN", ""), written)
 
 
 def dry_run() -> bool:
-    """Tell whether only to show what would be done; whatever is not a no counts.
+    """Tell whether only to show what would be done.
 
     Raises:
-        Failure: there is a variable on the command line that is none of ours, such as a misspelt one.
+        Failure: it is neither yes nor no, or the command line has a variable that is none of ours, such as a
+            misspelt one.
     """
     unknown = [problem for problem in load().problems if problem.source == "make command line"]
     if unknown:
         raise Failure(*unknown)
-    return os.environ.get("MLFLOW_DRY_RUN", "").lower() not in ("", "no", "false", "0")
+    return yes("MLFLOW_DRY_RUN")
 
 
 def show(sign: str, what: str, pieces: list[str] | None = None) -> None:

@@ -1,6 +1,6 @@
 """Changing several files of somebody's repository, all or none of them, whatever happens in between.
 
-Everything new is first written beside, in `.mlflow/install/new/N`, with a copy of each file as it was in
+Everything new is first written beside, in `.mlflow-install/new/N`, with a copy of each file as it was in
 `old/N`; then the journal is written; only then is each path changed, by one rename. So a full disk shows
 before anything has been changed, and what a killed process has left is undone by the next call of `recover`.
 """
@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -22,7 +23,8 @@ from pathlib import Path
 
 from console import Failure, Problem, say
 
-STAGE = Path(".mlflow/install")
+STAGE = Path(".mlflow-install")
+"""Not in `.mlflow`, which may be a symlink to another file system: no rename leads out of that."""
 JOURNAL = "journal.json"
 MANIFEST = "installed.json"
 """The file by which a toolkit's folder is told from another state of it."""
@@ -119,10 +121,14 @@ def recover(root: Path) -> None:
     """Undo what an interrupted call has done to the repository, or clear up after one that was done.
 
     Raises:
-        Failure: a file has been edited since, so that its former text cannot be put back over it.
+        Failure: a file has been edited since, so that its former text cannot be put back over it; or a
+            file in the stage is not ours.
     """
     if not pending(root):
         return
+    for path in (root / STAGE).iterdir():
+        if not re.fullmatch(r"\.gitignore|journal\.(new|json)|new|old|undone-\d+", path.name):
+            raise Failure(Problem("not of the toolkit", "move it away", f"{STAGE}/{path.name}"))
     journal = read(root / STAGE / JOURNAL)
     if journal is not None:
         data = json.loads(journal)
@@ -152,10 +158,12 @@ def apply(root: Path, changes: list[Change], leave: list[str]) -> None:
     make = missing_folders(root, [change.path for change in changes])
     try:
         try:
+            (root / STAGE).mkdir()
+            _write(root / STAGE / ".gitignore", b"*\n")
             for number, change in enumerate(changes):
                 steps.append(_stage(root, number, change))
             _write(root / STAGE / "journal.new", _journal(steps, make, leave))
-            for folder in (root / STAGE, root / STAGE.parent, root):
+            for folder in (root / STAGE, root):
                 _sync(folder)
             (root / STAGE / "journal.new").replace(root / STAGE / JOURNAL)
             _sync(root / STAGE)
@@ -275,14 +283,13 @@ def _remove_empty(root: Path, folders: list[str]) -> None:
 
 
 def _clear(root: Path) -> None:
-    """Remove the stage, its journal first, and the folder that it is in when nothing else is there."""
+    """Remove the stage, its journal first."""
     stage = root / STAGE
     with contextlib.suppress(OSError):
         if stage.is_dir():
             (stage / JOURNAL).unlink(missing_ok=True)
             _sync(stage)
             shutil.rmtree(stage)
-        stage.parent.rmdir()
 
 
 def _write(path: Path, data: bytes) -> None:

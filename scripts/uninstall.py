@@ -11,20 +11,36 @@ from pathlib import Path
 import yaml
 
 import console
+from action import RENDERED
 from console import Failure, Problem, complain, say
 from edits import ADDED, VOLUME, take_out, take_out_of_flow
-from installation import HALF_DONE, MAKEFILES, Edit, Installed, dry_run, edited, obstacles, place, show
+from installation import (
+    HALF_DONE,
+    MAKEFILES,
+    UNCHANGED,
+    Edit,
+    Installed,
+    dry_run,
+    edited,
+    includes,
+    is_toolkit,
+    obstacles,
+    place,
+    show,
+)
 from local_platform import client
 from login import STATE
 from settings import JOB, Settings, load
-from transaction import MANIFEST, STAGE, Change, Tree, alone, apply, pending, read, recover
+from transaction import MANIFEST, Change, Tree, alone, apply, pending, read, recover
+
+REFERENCES = {VOLUME: rf"\bvolumes\.{VOLUME}\b", JOB: rf"inspect_job\(.{JOB}.\)"}
 
 
 class Removal:
     """What uninstalling does: the changes, and a line for all that has to stay."""
 
     def __init__(self, root: Path, folder: Path, record: Installed) -> None:
-        self.root = root
+        self.root, self.folder = root, folder
         self.changes: list[Change] = []
         self.shown: list[tuple[str, list[str]]] = []
         self.stays: list[Problem] = []
@@ -50,6 +66,9 @@ class Removal:
         path = self.root / edit.file
         data = read(path) if path.is_file() else None
         if data is None:
+            names = [name for name, _ in ADDED.values()] if len(edit.pieces) == len(ADDED) else edit.pieces
+            fix = f"if it was renamed, take our part out there: {', '.join(names).strip()}"
+            self.stays.append(Problem("not there any more", fix, edit.file, warning=True))
             return
         self.problems += [p for p in obstacles(self.root, Path(edit.file)) if p not in self.problems]
         text = data.decode("utf-8", "surrogateescape")
@@ -59,13 +78,11 @@ class Removal:
             said = getattr(error, "problem", None) or str(error)
             self.problems.append(Problem(f"not YAML: {said}", "correct the file", edit.file))
             return
-        for name in stayed:
-            line = next((n for n, line in enumerate(text.splitlines(), 1) if name in line), 1)
+        for name, line in stayed.items():
+            why = f"is used by {JOB}" if name == VOLUME and JOB in stayed else "was edited here"
             fix = "take it out yourself if you do not need it"
-            self.stays.append(
-                Problem(f"{name} was edited here: it stays", fix, f"{edit.file}:{line}", warning=True)
-            )
-        self._look_at_the_rest(edit.file, rest)
+            self.stays.append(Problem(f"{name} {why}: it stays", fix, f"{edit.file}:{line}", warning=True))
+        self._look_at_the_rest(edit.file, rest, stayed)
         if rest == text:
             return
         if edit.created is not None and rest.replace("\r\n", "\n") == edit.created:
@@ -75,24 +92,30 @@ class Removal:
         self.changes.append(Change(Path(edit.file), rest.encode("utf-8", "surrogateescape")))
         self.shown.append((f"our part of {edit.file}", edit.pieces))
 
-    def _without(self, edit: Edit, text: str) -> tuple[str, list[str]]:
-        """Return a file's text without our pieces, and what of them has to stay."""
+    def _without(self, edit: Edit, text: str) -> tuple[str, dict[str, int]]:
+        """Return a file's text without our pieces, and what of them has to stay, with its line."""
         if len(edit.pieces) == len(ADDED):
             return take_out_of_flow(text, edit.pieces)
         rest = take_out(text, edit.pieces[0])
         if rest is None:
-            return text, ["what was installed"] if edit.created is not None and text.strip() else []
-        return rest, []
+            return text, {"what was installed": 1} if edit.created is not None and text.strip() else {}
+        return rest, {}
 
-    def _look_at_the_rest(self, file: str, rest: str) -> None:
+    def _look_at_the_rest(self, file: str, rest: str, stayed: dict[str, int]) -> None:
         """Find what would miss what is taken out."""
+        gone = "|".join(pattern for name, pattern in REFERENCES.items() if name not in stayed)
         for number, line in enumerate(rest.splitlines(), 1):
             where = f"{file}:{number}"
-            if file in MAKEFILES and re.match(r" *(-|s)?include\b.*\bmlflow\.mk", line):
+            included = includes(self.root, line) if file in MAKEFILES else []
+            if any(is_toolkit(self.root, name, self.folder) for name in included):
                 self.problems.append(Problem("still includes the toolkit", "take that line out", where))
-            elif re.search(rf"\bvolumes\.{VOLUME}\b|inspect_job\(.{JOB}.\)", line):
+            elif gone and re.search(gone, line):
                 fix = "correct it: neuro-flow will not find that any more"
                 self.stays.append(Problem("refers to what is taken out", fix, where, warning=True))
+            elif f"ws:{RENDERED}" in line:
+                fix = "take its job out, or call the action where it is published: gh:OWNER/REPO@TAG"
+                what = f"calls ws:{RENDERED}, which no target makes any more"
+                self.stays.append(Problem(what, fix, where, warning=True))
 
 
 async def running(settings: Settings) -> list[Problem]:
@@ -111,6 +134,8 @@ async def running(settings: Settings) -> list[Problem]:
                 if flow.job:
                     what = f"the server is running: job {flow.job.id}, {flow.job.http_url}"
                     fix = f"it goes on; `{shlex.quote(flow.login.apolo)} kill {flow.job.id}` ends it"
+                    if name == "local":  # what ends its platform, too, goes away with the files
+                        fix += "; better `make mlflow-down MLFLOW_PLATFORM=local` before uninstalling"
                     found.append(Problem(what, fix, name, warning=True))
         except Exception as error:  # whatever the platform says, the files can go
             what = f"whether a server is running is not known: {error}".split(";")[0]
@@ -142,9 +167,10 @@ def main() -> None:
             show("-", f"take out {what}", pieces)
         complain([*warnings, *removal.stays])
         if only_show:
+            say(UNCHANGED)
             return
         apply(root, removal.changes, record.folders)
-    say(f"uninstalled; {STAGE.parent}/ stays: it has the set-up and all data of local servers")
+    say(f"uninstalled; {RENDERED.parent}/ stays: it has the set-up and all data of local servers")
 
 
 if __name__ == "__main__":

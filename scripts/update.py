@@ -13,6 +13,7 @@ import console
 from console import Failure, Problem, complain, say
 from installation import (
     HALF_DONE,
+    UNCHANGED,
     Installed,
     as_numbers,
     dry_run,
@@ -158,6 +159,7 @@ def main() -> None:
         for name in found.beside:
             show("", f"keep  {name}, which was edited here; the new one is {name}.new")
         if only_show:
+            say(UNCHANGED)
             return
         apply(root, [Change(folder, {**found.files, MANIFEST: new.text()})], [])
     say(f"version {version} is installed; your settings and your flow are as they were")

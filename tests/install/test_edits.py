@@ -81,7 +81,7 @@ def test_a_flow_gets_our_parts_and_loses_them_again(text: str) -> None:
     assert is_subsequence(text, new)
     assert len(new) == len(text) + sum(map(len, pieces))
     assert ("\r\n" in new) == ("\r\n" in text)
-    assert edits.take_out_of_flow(new, pieces) == (text, [])
+    assert edits.take_out_of_flow(new, pieces) == (text, {})
 
 
 @pytest.mark.parametrize(("text", "error", "message"), REFUSED.values(), ids=REFUSED)
@@ -104,35 +104,39 @@ def test_what_the_user_did_elsewhere_stays(text: str) -> None:
         if new.startswith(("{", "  ")):
             continue
         got, stayed = edits.take_out_of_flow(new.replace(old, edit), pieces)
-        assert (got, stayed) == (text.replace(old, edit), [])
+        assert (got, stayed) == (text.replace(old, edit), {})
 
 
 def test_other_line_endings_and_entries_beside_ours() -> None:
     text = "kind: live\njobs:\n  a: {image: x}\n"
     new, pieces = edits.add_to_flow(text)
     crlf = new.replace("\n", "\r\n")
-    assert edits.take_out_of_flow(crlf, pieces) == (text.replace("\n", "\r\n"), [])
+    assert edits.take_out_of_flow(crlf, pieces) == (text.replace("\n", "\r\n"), {})
     mine = (
         "    mount: /mnt/mlflow\n",
         "    mount: /mnt/mlflow\n  mine:\n    remote: storage:m\n    mount: /m\n",
     )
     got, stayed = edits.take_out_of_flow(new.replace(*mine), pieces)
-    assert stayed == []
+    assert stayed == {}
     assert got == text.replace("jobs", "volumes:\n  mine:\n    remote: storage:m\n    mount: /m\n\njobs")
     flow = "kind: live\njobs: {}\n"
     new, pieces = edits.add_to_flow(flow)
     assert new.count("}}}\n") == 1
     added = new.replace("}}}\n", "}}, a: {image: x}}\n")
-    assert edits.take_out_of_flow(added, pieces) == ("kind: live\njobs: {a: {image: x}}\n", [])
+    assert edits.take_out_of_flow(added, pieces) == ("kind: live\njobs: {a: {image: x}}\n", {})
 
 
 @pytest.mark.parametrize("text", [BLOCK, "kind: live\njobs: {}\n"])
 def test_a_job_that_was_edited_stays_with_its_volume(text: str) -> None:
     new, pieces = edits.add_to_flow(text)
     edited = new.replace("/artifacts", "/elsewhere")
-    assert edits.take_out_of_flow(edited, pieces) == (edited, ["mlflow_server", "mlflow"])
+    edited = edited.replace("kind: live", "kind: live\ntitle: mlflow_server and mlflow")
+    got, stayed = edits.take_out_of_flow(edited, pieces)
+    assert (got, list(stayed)) == (edited, ["mlflow_server", "mlflow"])
+    for name, line in stayed.items():
+        assert f"{name}:" in edited.splitlines()[line - 1]
     without = edits.take_out_of_flow(new, pieces)[0]
-    assert edits.take_out_of_flow(without, pieces) == (without, [])  # the user had done it already
+    assert edits.take_out_of_flow(without, pieces) == (without, {})  # the user had done it already
 
 
 def test_what_a_flow_gets_is_what_the_example_has() -> None:

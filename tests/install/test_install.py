@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,24 +15,33 @@ import pytest
 from apolo_flow.parser import make_default_project
 
 import install
+import installation
 import transaction
 from tests.conftest import ROOT
 from values import CHECKS
 
-from .conftest import FILES, Host, commit, git, lay, snapshot
+from .conftest import FILES, Host, commit, git, lay, snapshot, toolkit_in
 
 Action = Callable[[Path], object]
 
 
 def test_there_and_back(host: Host) -> None:
     before = snapshot(host.root)
-    shown, _ = host.install(MLFLOW_DRY_RUN="yes")
+    _, err = host.install(code=1, MLFLOW_DRY_RUN="maybe")
+    assert "MLFLOW_DRY_RUN is 'maybe'; write yes or no" in err
+    shown, err = host.install(MLFLOW_DRY_RUN="yes")
+    assert err == "mlflow: nothing has been changed: MLFLOW_DRY_RUN\n"
     assert snapshot(host.root) == before
     assert not (host.root / ".mlflow").exists()
 
     out, err = host.install()
     assert out == shown
-    for line in ("/.mlflow/", "  mlflow_server:", "  mlflow:", install.include_line(Path("scripts/mlflow"))):
+    for line in (
+        "/.mlflow",
+        "  mlflow_server:",
+        "  mlflow:",
+        installation.include_line(Path("scripts/mlflow")),
+    ):
         assert f"    + {line}\n" in out
     assert "&& make mlflow-up MLFLOW_PLATFORM=local\n" in err
     changed = git(host.root, "status", "--porcelain", "--untracked-files=normal").split("\n")
@@ -49,6 +61,7 @@ def test_there_and_back(host: Host) -> None:
     assert snapshot(host.root) == installed
 
     out, err = host.uninstall(MLFLOW_DRY_RUN="yes")
+    assert err.endswith("mlflow: nothing has been changed: MLFLOW_DRY_RUN\n")
     assert snapshot(host.root) == installed
     shown, err = host.uninstall()
     assert shown == out
@@ -131,7 +144,16 @@ OBSTACLES: dict[str, tuple[list[Action], list[str]]] = {
         ["a.mk:1: there is a target mlflow-logs already"],
     ),
     "copied by hand": (
-        [change("Makefile", "all:", "include scripts/mlflow.mk\nall:"), commit],
+        [
+            change("Makefile", "all:", "include scripts/*.mk\nall:"),
+            put("scripts/mlflow.mk", "mlflow-up:\n"),
+            put("scripts/bootstrap.sh", ""),
+            commit,
+        ],
+        ["Makefile:3: includes a copy of the toolkit already"],
+    ),
+    "a line that was left": (
+        [change("Makefile", "all:", f"{installation.include_line(Path(install.FOLDER))}\nall:"), commit],
         ["Makefile:3: includes a copy of the toolkit already"],
     ),
     "job": (
@@ -168,6 +190,14 @@ OBSTACLES: dict[str, tuple[list[Action], list[str]]] = {
         ],
         ["Makefile: not in git yet; commit"],
     ),
+    "not in git, and ignored": (
+        [
+            put(".gitignore", ".neuro/\n"),
+            lambda root: git(root, "rm", "--cached", "-q", ".neuro/live.yaml"),
+            lambda root: git(root, "commit", "-qam", "x"),
+        ],
+        [".neuro/live.yaml: not in git yet; `git add --force .neuro/live.yaml`, then commit"],
+    ),
     "deleted": ([delete(".gitignore")], [".gitignore: has changes that are not committed"]),
     "symlink": (
         [delete("Makefile"), put("build.mk", "all:\n"), link("Makefile", "build.mk"), commit],
@@ -199,6 +229,7 @@ def test_what_is_in_the_way_is_named_and_nothing_changed(
         assert out == ""
         for message in messages:
             assert f"mlflow: error: {message}" in err
+        assert err.count("\n") <= 1 + max(2, len(messages))
         assert "nothing has been changed" in err
         assert snapshot(host.root) == before
         assert not (host.root / ".mlflow").exists()
@@ -219,12 +250,14 @@ def test_where_it_cannot_go_at_all(host: Host, tmp_path: Path) -> None:
     for into, message in (
         ("", "INTO is ''"),
         (str(tmp_path / "none"), "INTO is '"),
+        ("~nobody-here/x", "INTO is '~nobody-here/x'"),
         (str(tmp_path / "no git"), "no git repository; `git init`"),
         (str(ROOT), "this is the toolkit itself"),
     ):
         _, err = host.install(code=1, INTO=into)
         assert message in err
-    for folder in ("../x", "/x", "a b", ".git/x", "a$b", ".mlflow", "."):
+    taken = (".neuro", ".apolo/mlflow", "Makefile", "makefile", ".gitignore", ".mlflow-install")
+    for folder in ("../x", "/x", "a b", ".git/x", "a$b", ".mlflow", ".", "-x", *taken):
         _, err = host.install(code=1, DIR=folder)
         assert f"DIR is {folder!r}" in err
     below = host.root / "src"
@@ -238,8 +271,11 @@ def test_a_misspelt_variable_installs_nothing(host: Host) -> None:
     _, err = host.install(code=1, MAKEFLAGS=" -- MLFLOW_DRYRUN=yes", MAKELEVEL="1", MLFLOW_DRYRUN="yes")
     assert "MLFLOW_DRYRUN is not a setting" in err
     assert snapshot(host.root) == before
-    _, err = host.install(code=1, MAKEFLAGS=" -- DIR=x", MAKELEVEL="1")
+    _, err = host.install(code=1, MAKEFLAGS=" -- DIR=x", MAKELEVEL="1", DIR="x")
     assert "INTO is ''" in err  # the one of the environment may be anybody's
+    into = f"{host.root.parent}/a$$b"  # as make hands on what was typed with one $
+    _, err = host.install(code=1, MAKEFLAGS=f" -- INTO={into}", MAKELEVEL="1")
+    assert "INTO: make changes the $ in this value; write $$ for each $" in err
 
 
 def test_files_that_git_would_leave_out_are_named(host: Host) -> None:
@@ -248,6 +284,97 @@ def test_files_that_git_would_leave_out_are_named(host: Host) -> None:
     _, err = host.install()
     assert "warning: .gitignore:2: the pattern *.lock keeps scripts/mlflow/local_platform/mlflow.lock" in err
     assert err.count("keeps") == 1
+
+
+@pytest.mark.parametrize("pattern", [".neuro/", "*.yaml"])
+def test_a_new_flow_that_git_would_leave_out_is_named(host: Host, pattern: str) -> None:
+    (host.root / ".neuro/live.yaml").unlink()
+    change(".gitignore", "*.pyc\n", f"{pattern}\n!scripts/**\n")(host.root)
+    commit(host.root)
+    _, err = host.install()
+    assert (
+        f"warning: .gitignore:1: the pattern {pattern} keeps .neuro/live.yaml out of git; "
+        "`git add --force .neuro/live.yaml` commits it all the same\n"
+    ) in err
+
+
+def test_git_says_itself_how_it_trusts_a_folder(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    hint = f"git config --global --add safe.directory {host.root}"
+    said = f"fatal: detected dubious ownership in repository\nTo add an exception, call:\n\n\t{hint}\n"
+    monkeypatch.setattr(install, "git", lambda *_: subprocess.CompletedProcess([], 128, "", said))
+    _, err = host.install(code=1)
+    assert f"(fatal: detected dubious ownership in repository); if you trust its owner: `{hint}`\n" in err
+
+
+def test_from_an_installed_copy(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.install()
+    monkeypatch.setattr(install, "TOOLKIT_DIR", host.folder)
+    _, err = host.install(code=1)
+    assert "this is an installed copy; install from a clone of the toolkit" in err
+
+
+def test_what_editors_leave_is_not_installed(tmp_path: Path) -> None:
+    names = set(installation.toolkit_files(toolkit_in(tmp_path), Path("x")))
+    rests = (
+        "up.py.orig",
+        "up.py.rej",
+        "#up.py#",
+        ".up.py.swp",
+        "up.swp",
+        "up.py~",
+        "local_platform/.#api.py",
+    )
+    lay(tmp_path, {f"scripts/{name}": "" for name in rests})
+    assert set(installation.toolkit_files(tmp_path, Path("x"))) == names
+
+
+def test_another_file_named_like_ours_is_no_copy(host: Host) -> None:
+    lay(host.root, {"mk/mlflow.mk": "train: ; @echo\n"})
+    change("Makefile", "all:", "include mk/mlflow.mk\nall:")(host.root)
+    commit(host.root)
+    before = snapshot(host.root)
+    host.install()
+    host.uninstall()
+    assert snapshot(host.root) == before
+
+
+def test_where_our_data_is_a_symlink_to_another_file_system(
+    host: Host, newer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = host.root.with_name("elsewhere")
+    elsewhere.mkdir()
+    (host.root / ".mlflow").symlink_to(elsewhere)
+    before = snapshot(host.root)
+
+    def within(real: Callable[..., None]) -> Callable[..., None]:
+        def rename(old: Path, new: Path) -> None:
+            if len({Path(path).resolve().is_relative_to(elsewhere) for path in (old, new)}) == 2:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), old)
+            real(old, new)
+
+        return rename
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, within(getattr(os, name)))
+    host.install()
+    assert (elsewhere / "action.yaml").exists()
+    commit(host.root)
+    assert "/.mlflow\n" in (host.root / ".gitignore").read_text()
+    assert not git(host.root, "ls-files", ".mlflow-install")
+    host.update(FROM=str(newer))
+    host.uninstall()
+    assert snapshot(host.root) == before
+
+
+def test_a_folder_of_the_users_in_the_place_of_the_stage(host: Host) -> None:
+    lay(host.root, {".mlflow-install/notes.txt": "mine", ".mlflow/install/notes.txt": "mine"})
+    before = snapshot(host.root)
+    _, err = host.install(code=1)
+    assert ".mlflow-install/notes.txt: not of the toolkit; move it away" in err
+    assert snapshot(host.root) == before
+    shutil.rmtree(host.root / ".mlflow-install")
+    host.install()
+    assert (host.root / ".mlflow/install/notes.txt").read_text() == "mine"
 
 
 def test_in_a_submodule_and_with_gits_own_variables(host: Host, tmp_path: Path) -> None:
@@ -311,6 +438,51 @@ def test_what_was_edited_stays_at_uninstall(host: Host) -> None:
     assert live.read_text() == edited
     assert makefile.read_text() == FILES["Makefile"] + "more: ; @echo more\n"
     assert transaction.files_below(host.root / "scripts") == ["mlflow/mine/notes.txt", "mlflow/up.py"]
+
+
+def test_a_job_that_got_a_setting_stays_with_its_volume(host: Host) -> None:
+    host.install()
+    live = host.root / ".neuro/live.yaml"
+    live.write_text(live.read_text().replace("    args:\n", "    args:\n      http_auth: True\n"))
+    edited = live.read_text()
+    lines = {line.strip(): number for number, line in enumerate(edited.splitlines(), 1)}
+    _, err = host.uninstall()
+    assert live.read_text() == edited
+    for line, what in (
+        ("mlflow_server:", "mlflow_server was edited here: it stays"),
+        ("mlflow:", "mlflow is used by mlflow_server: it stays"),
+        ("action: ws:.mlflow/action.yaml", "calls ws:.mlflow/action.yaml, which no target makes any more"),
+    ):
+        assert f".neuro/live.yaml:{lines[line]}: {what}; " in err
+    assert "refers to" not in err
+
+
+def test_a_job_that_was_renamed_is_named(host: Host) -> None:
+    host.install()
+    change(".neuro/live.yaml", "mlflow_server:", "tracking:")(host.root)
+    _, err = host.uninstall()
+    assert "calls ws:.mlflow/action.yaml, which no target makes any more" in err
+    assert err.count("refers to what is taken out") == 3
+
+
+def test_a_file_that_was_renamed_is_named(host: Host) -> None:
+    host.install()
+    (host.root / ".neuro").rename(host.root / ".apolo")
+    (host.root / "Makefile").rename(host.root / "GNUmakefile")
+    _, err = host.uninstall()
+    for line in (".neuro/live.yaml: {}: mlflow, mlflow_server\n", "Makefile: {}: include $(wildcard "):
+        assert line.format("not there any more; if it was renamed, take our part out there") in err
+
+
+def test_from_a_folder_above_nothing_is_taken_out(host: Host) -> None:
+    host.install()
+    above = Host(host.root.parent, host._patch, host._capsys)
+    lay(above.root, {".gitignore": "/.mlflow\n"})
+    before = snapshot(above.root)
+    for target in (above.update, above.uninstall):
+        _, err = target(code=1, DIR=f"{host.root.name}/scripts/mlflow", FROM=str(ROOT))
+        assert "call make in the folder of the Makefile that includes it: make -C FOLDER" in err
+        assert snapshot(above.root) == before
 
 
 def test_uninstall_names_what_would_miss_it(host: Host) -> None:

@@ -22,8 +22,9 @@ def updated(host: Host, newer: Path) -> Host:
 def test_to_a_newer_version(updated: Host, newer: Path) -> None:
     before = snapshot(updated.root)
     lay(updated.root, {"scripts/mlflow/mine.txt": "mine"})
-    out, _ = updated.update(FROM=str(newer), MLFLOW_DRY_RUN="yes")
+    out, err = updated.update(FROM=str(newer), MLFLOW_DRY_RUN="yes")
     assert not git(updated.root, "diff", "--name-only")
+    assert err.endswith("mlflow: nothing has been changed: MLFLOW_DRY_RUN\n")
     shown, err = updated.update(FROM=str(newer))
     assert shown == out
     assert "write open.py\n" in out
@@ -84,6 +85,7 @@ def test_a_tag_that_git_fetches(updated: Host, newer: Path) -> None:
         (f"file://{newer}@v7", f"git cannot fetch v7 from file://{newer}: "),
         (f"file://{newer}", "FROM is 'file://"),
         ("git@example.org:o/r", "FROM is 'git@example.org:o/r'"),
+        ("~nobody-here/x", "FROM is '~nobody-here/x'"),
         (str(updated.root), "not a clone of the toolkit"),
         (f"{newer}@v1", "nothing to do"),
     ):

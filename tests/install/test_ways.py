@@ -23,6 +23,7 @@ def test_a_running_server_is_named_and_goes_on(tmp_path: Path) -> None:
         _, err = project.make("mlflow-uninstall")
         named = re.search(r"local: the server is running: job (\S+), (\S+); it goes on; `(.+) kill", err)
         assert named
+        assert "better `make mlflow-down MLFLOW_PLATFORM=local` before uninstalling" in err
         assert named[2].rstrip("/") == url
         log_run(url)
         subprocess.run(f"{named[3]} kill {named[1]}", shell=True, check=True, env=project.env)  # noqa: S602
