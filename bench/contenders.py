@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from machine import MemoryLimit, Unable, free_port, processor_seconds, pss, tree
+from machine import MemoryLimit, Unable, free_port, processor_seconds, pss, session, tree
 
 ROOT = Path(__file__).parents[1]
 MLFLOW = ROOT / ".mlflow/venv-mlflow/bin/python"
@@ -170,10 +170,12 @@ class Server:
             self.process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(15)
-        for member in members:
-            with suppress(ProcessLookupError):
-                os.kill(member, signal.SIGKILL)
-        self.process.wait(15)
         deadline = time.monotonic() + 10
-        while any(Path(f"/proc/{member}").exists() for member in members) and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            left = [pid for pid in members if Path(f"/proc/{pid}").exists()] + session(self.process.pid)
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if self.process.poll() is not None and not left:
+                break
             time.sleep(0.02)

@@ -6,8 +6,10 @@ import os
 import platform
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,17 @@ def tree(pid: int) -> list[int]:
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text().split():
                 found += tree(int(child))
+    return found
+
+
+def session(pid: int) -> list[int]:
+    """Return the processes of the session that a process has begun, also those whose parents have ended."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == pid and fields[0] != "Z":
+                found.append(int(entry.name))
     return found
 
 
@@ -91,7 +104,15 @@ class MemoryLimit:
         return int(re.findall(r"oom_kill (\d+)", text)[0])
 
     def close(self) -> None:
-        """Remove the group, whose processes have ended."""
+        """End what is left in the group, and remove it: a server out of memory leaves processes behind."""
+        deadline = time.monotonic() + 10
+        while left := (self.folder / "cgroup.procs").read_text().split():
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise Unable(f"{self.folder} cannot be emptied: {', '.join(left)}")
+            time.sleep(0.05)
         self.folder.rmdir()
 
     @staticmethod

@@ -273,7 +273,7 @@ def sizing(results: Results) -> str:
                 ]
             )
     head = ("store", "runs", "memory", "start", "list 100 runs", "database", "log-batch/s, 16 clients")
-    return "\n" + table(head, rows) + "\n"
+    return f"\nWhat a server came to in [BENCHMARKS.md](BENCHMARKS.md):\n\n{table(head, rows)}\n"
 
 
 def _missed(rows: list[tuple[str, str, str, bool]]) -> str:
@@ -282,8 +282,8 @@ def _missed(rows: list[tuple[str, str, str, bool]]) -> str:
         "that stay, and each worker copies the shared pages that it touches. Fewer arenas of malloc, earlier "
         "trimming and another allocator were tried and change little; one worker (`MLFLOW_WORKERS: 1`, see "
         "below) takes less.",
-        "`mlflow-up`": "`mlflow-up` imports the platform's SDK and evaluates the job once more than "
-        "`neuro-flow run`, to check it before anything is started.",
+        "`mlflow-up`": "`mlflow-up` checks the job with the platform's SDK before it starts, and waits for "
+        "the server with it; the SDK's import takes a second, on the processors that neuro-flow begins on.",
         "throughput": "The median of operations and numbers of clients; where the processors are the limit, "
         "two workers serve what four do.",
         "start": "One import of MLflow is what is left of the start.",

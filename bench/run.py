@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,8 +236,7 @@ class Bench:
         except Unable:
             return False
         finally:
-            with suppress(OSError):
-                limit.close()
+            limit.close()
 
     def run(self) -> dict[str, Any]:
         """Measure everything and return the results."""
