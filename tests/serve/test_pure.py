@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sqlite3
 import sys
@@ -211,6 +212,18 @@ def test_a_database_elsewhere_leaves_the_destination_alone(tmp_path: Path) -> No
     assert list((tmp_path / "served").iterdir()) == []
 
 
+def test_a_name_that_merely_begins_like_the_folder_of_the_store_is_an_artifact(tmp_path: Path) -> None:
+    artifacts = ["0", "m.db", "models", "my-exp"]
+    for name in (*artifacts, "m", "mlruns", "backups", ".hidden"):
+        (tmp_path / name).mkdir()
+    store = tmp_path / "m" / "mlflow.db"
+    store.touch()
+    assert serve.beside(tmp_path, store) == artifacts
+    for name in ("mlflow.db", "mlflow.db-wal", "mlflow.db.bak", "mlflow"):
+        (tmp_path / name).touch()
+    assert serve.beside(tmp_path, tmp_path / "mlflow.db") == sorted([*artifacts, "m", "mlflow"])
+
+
 def modules(monkeypatch: pytest.MonkeyPatch, *present: str, sqlalchemy_2: bool = True) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name in present or None)
     monkeypatch.setattr(serve, "has_sqlalchemy_2", lambda: sqlalchemy_2)
@@ -249,6 +262,10 @@ def test_a_missing_driver_and_an_ambiguous_password_are_told(monkeypatch: pytest
     with pytest.raises(serve.Problem, match="write it as %40") as problem:
         serve.sql_uri("postgresql://u:s3c@ret@h/d")
     assert "s3c" not in str(problem.value)
+    for sign in "/?#":
+        with pytest.raises(serve.Problem, match="%2F %3F %23") as problem:
+            serve.sql_uri(f"postgresql://u:s3c{sign}ret@h/d")
+        assert not re.search("s3c|ret|\n", serve.explain(problem.value))
 
 
 @pytest.mark.parametrize(("workers", "most"), [(1, 80), (2, 40), (4, 20), (16, 10)])

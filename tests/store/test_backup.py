@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -45,14 +47,14 @@ def opened(place: Place, name: str) -> tuple[dict[str, Any], Path]:
     return manifest, database
 
 
-@pytest.mark.parametrize("kind", ["delete", "wal", "postgresql"])
+@pytest.mark.parametrize("kind", ["delete", "wal", "postgresql", "mariadb"])
 def test_a_live_store_is_copied_as_it_is_at_one_moment(
     kind: str, place: MakePlace, template: Path, request: pytest.FixtureRequest
 ) -> None:
-    if kind == "postgresql":
-        database: Database = request.getfixturevalue("postgresql")
-        database.execute("CREATE DATABASE live", "postgres")
-        store = place(uri=database.uri("live"))
+    if kind in ("postgresql", "mariadb"):
+        database: Database = request.getfixturevalue(kind)
+        database.execute("CREATE DATABASE mlflow_live" + " CHARACTER SET utf8mb4" * (kind == "mariadb"))
+        store = place(uri=database.uri("mlflow_live"))
         store.warm.python(
             "import os, serve; serve.prepare_sql(serve.sql_uri(os.environ['URI']), 60)", URI=store.uri
         )
@@ -107,6 +109,42 @@ def test_artifacts_of_a_folder(place: MakePlace, template: Path) -> None:
     assert content(other.path) == content(store.path)
 
 
+def test_what_no_backup_can_hold_is_told(place: MakePlace, template: Path) -> None:
+    store = place()
+    store.path.write_bytes(template.read_bytes())
+    artifacts = store.folder / "artifacts"
+    for folder in (artifacts, store.folder / "linked"):
+        folder.mkdir()
+        (folder / "file").write_bytes(b"x")
+    (artifacts / "7").symlink_to(store.folder / "linked")
+    job = store.start("backup", artifacts=True)
+    assert job.wait() == 0, job.said
+    assert f"left out: {artifacts / '7'} is a link to a folder" in job.said
+    assert set(opened(store, job.result["name"])[0]["sha256"]) == {"tracking.db", "artifacts/file"}
+    (artifacts / os.fsdecode(b"\xff")).write_bytes(b"x")
+    error = store.refused("backup", artifacts=True)
+    assert error == r"the artifact 'artifacts/\udcff' has a name that is not UTF-8: rename it"
+    assert [path.name for path in store.backups.glob("*.zip")] == [job.result["name"]]
+    assert not list(store.backups.glob(".*"))
+
+
+def test_long_work_says_how_far_it_is(place: MakePlace, filled: Path) -> None:
+    store = place()
+    store.path.write_bytes(filled.read_bytes())
+    (store.folder / "artifacts").mkdir()
+    (store.folder / "artifacts/file").write_bytes(b"x")
+    always = "import sys, store; store.PROGRESS_EVERY = -1; sys.exit(store_job.main())"
+    words = {"backups": str(store.backups), "artifacts": True, "force": True, "check": False}
+    said, result = "", {"name": ""}
+    for task in ("backup", "restore"):
+        task_ = json.dumps({**words, "do": task, "from": result["name"]})
+        job = store.warm.start(always, **store.env, MLFLOW_STORE_TASK=task_)
+        assert job.wait() == 0, job.said
+        said, result = said + job.said, job.result
+    for what in ("bytes written to the backup", "bytes verified", "artifacts read"):
+        assert re.search(rf"(?m)^mlflow-server: {what}: [1-9][\d,]*$", said), said
+
+
 def test_artifacts_beside_the_database(place: MakePlace, template: Path) -> None:
     store = place(destination=".")
     store.env["MLFLOW_ARTIFACTS_DESTINATION"] = str(store.folder)
@@ -138,14 +176,15 @@ def test_artifacts_in_an_object_store(place: MakePlace, template: Path, s3: S3, 
     store = place(destination="s3://bucket/mlflow", **s3.env)
     store.path.write_bytes(template.read_bytes())
     files = {"mlflow/0/a/artifacts/deep/a b.txt": b"text" * 9999, "mlflow/0/a/artifacts/\u00e4": b"1"}
+    files["mlflow/at the top"] = b"2"
     for name, data in files.items():
         s3.client.put_object(Bucket="bucket", Key=name, Body=data)
     s3.client.put_object(Bucket="bucket", Key="others/x", Body=b"x")
     made = store.run("backup", artifacts=True)
-    assert made["artifacts"] == 2
+    assert made["artifacts"] == 3
     other = place("other", destination="s3://bucket/elsewhere", **s3.env)
     shutil.copytree(store.backups, other.backups)
-    assert other.restore(made["name"])["artifacts"] == 2
+    assert other.restore(made["name"])["artifacts"] == 3
     assert s3.tree("elsewhere/") == {name.removeprefix("mlflow/"): data for name, data in files.items()}
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.serve.harness import old_database
 
 from .conftest import S3, MakePlace
-from .harness import Place, tree
+from .harness import Job, Place, tree
 
 pytestmark = pytest.mark.e2e
 DAY = 24 * 3600
@@ -65,6 +65,13 @@ class Filled:
             self.files[f"{identifier}/traces/tr-{identifier}/artifacts/traces.json"] = b"t" * 10
         self.files["elsewhere/x"] = b"of others"
 
+    def write(self) -> None:
+        """Put the artifacts into the folder of the store."""
+        for name, data in self.files.items():
+            path = self.store.folder / "artifacts" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
     def left(self, *names: str) -> dict[str, bytes]:
         """Return the files that have to be there when only these runs, models and experiments are."""
         beginnings = [self.places[name].strip("/") + "/" for name in names if name in self.places]
@@ -80,6 +87,14 @@ class Filled:
         found = {names[item["id"]]: item["bytes"] for item in done["found"]}
         assert sum(found.values()) == done["totals"]["bytes"]
         return found
+
+
+def changed(place: Place, code: str, **env: str) -> Job:
+    """Remove what is deleted, with code that changes how."""
+    task = json.dumps({"do": "gc", "backups": str(place.backups), "older_than": 0, "force": True})
+    job = place.warm.start(code, **place.env, MLFLOW_STORE_TASK=task, **env)
+    assert job.wait() == 0, job.said
+    return job
 
 
 KEPT = ("kept", "kept: run", "kept: model", "kept: other")
@@ -113,10 +128,7 @@ def test_what_is_shown_is_removed_and_nothing_else(place: MakePlace, template: P
     store = place()
     shutil.copyfile(template, store.path)
     filled = Filled(store)
-    for name, data in filled.files.items():
-        path = store.folder / "artifacts" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+    filled.write()
     make_older(filled)
     assert filled.shown() == DELETED
     assert filled.shown(older_than=30 * DAY) == LONG_AGO
@@ -160,14 +172,83 @@ def test_in_an_object_store(place: MakePlace, template: Path, s3: S3) -> None:
     assert s3.tree("gc/") == filled.left(*KEPT)
 
 
+def test_an_object_store_that_deletes_by_a_bare_prefix(place: MakePlace, template: Path, s3: S3) -> None:
+    """As MLflow's did up to 3.1.4: to it, 1 was 10 and 12 as well."""
+    store = place(destination="s3://bucket/bare", **s3.env)
+    shutil.copyfile(template, store.path)
+    for number, stage in ((1, "deleted"), (10, "active"), (12, "active")):
+        store.query(
+            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) "
+            f"VALUES ({number}, 'e{number}', 'mlflow-artifacts:/{number}', '{stage}')"
+        )
+        for name in ("run/artifacts/f", "run/artifacts/f2", "f"):
+            s3.client.put_object(Bucket="bucket", Key=f"bare/{number}/{name}", Body=b"x")
+    bare = """
+import sys
+from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
+def delete_artifacts(self, artifact_path=None):
+    bucket, prefix = self.parse_s3_compliant_uri(self.artifact_uri)
+    prefix = f"{prefix}/{artifact_path or ''}".rstrip("/")
+    client = self._get_s3_client()
+    for found in client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", []):
+        client.delete_object(Bucket=bucket, Key=found["Key"])
+S3ArtifactRepository.delete_artifacts = delete_artifacts
+sys.exit(store_job.main())
+"""
+    assert changed(store, bare).result["totals"]["experiment"] == 1
+    assert {name.partition("/")[0] for name in s3.tree("bare/")} == {"10", "12"}
+    assert len(s3.tree("bare/")) == 6
+
+
+def test_what_clients_restore_meanwhile_stays(place: MakePlace, template: Path) -> None:
+    store = place()
+    shutil.copyfile(template, store.path)
+    filled = Filled(store)
+    filled.write()
+    restoring = """
+import contextlib, os, sqlite3, sys, store_job
+size, count = store_job.Artifacts.size, []
+def restore(self):  # a click on Restore, in the middle
+    count.append(1)
+    if len(count) == 2:
+        with contextlib.closing(sqlite3.connect(os.environ["DATABASE"])) as database, database:
+            database.execute("UPDATE runs SET lifecycle_stage = 'active', deleted_time = NULL")
+            for table in ("experiments", "logged_models"):
+                database.execute(f"UPDATE {table} SET lifecycle_stage = 'active'")
+    return size(self)
+store_job.Artifacts.size = restore
+sys.exit(store_job.main())
+"""
+    [gone] = changed(store, restoring, DATABASE=str(store.path)).result["found"]
+    left = [name for name, identifier in filled.ids.items() if identifier != gone["id"]]
+    assert tree(store.folder / "artifacts") == filled.left(*filled.experiments, *left)
+    rows = store.query("SELECT run_uuid FROM runs UNION SELECT model_id FROM logged_models")
+    assert {identifier for (identifier,) in rows} == {filled.ids[name] for name in left}
+    assert len(store.query("SELECT * FROM experiments")) == 4
+
+
+def test_a_deleted_experiment_with_a_run_that_is_not_stays(place: MakePlace, template: Path) -> None:
+    store = place()
+    shutil.copyfile(template, store.path)
+    filled = Filled(store)
+    filled.write()
+    run, experiment = filled.ids["deleted: run"], filled.experiments["deleted"]
+    store.query(f"UPDATE runs SET lifecycle_stage = 'active', deleted_time = NULL WHERE run_uuid = '{run}'")
+    job = store.start("gc", older_than=0, force=True)
+    assert job.wait() == 0, job.said
+    assert f"the deleted experiment {experiment} stays: run {run} in it is not deleted" in job.said
+    assert {item["id"] for item in job.result["found"]} == {
+        {**filled.ids, **filled.experiments}[name] for name in DELETED.keys() - {"deleted", "deleted: run"}
+    }
+    assert tree(store.folder / "artifacts") == filled.left(*KEPT, "deleted", "deleted: run", "deleted: other")
+    assert {run for (run,) in store.query("SELECT run_uuid FROM runs")} == {run, filled.ids["kept: run"]}
+
+
 def test_a_file_store(place: MakePlace) -> None:
     store = place()
     store.env["MLFLOW_BACKEND_STORE_URI"] = str(store.folder / "mlruns")
     filled = Filled(store)
-    for name, data in filled.files.items():
-        path = store.folder / "artifacts" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+    filled.write()
     shown = filled.shown()
     assert set(shown) >= {"kept: run deleted", "deleted: run", "deleted", "long ago"}
     assert filled.shown(force=True) == shown

@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from tests.serve.harness import StartServer, old_database, wait_for
+from tests.serve.harness import ARTIFACTS, StartServer, old_database, wait_for
 
 from .conftest import MakePlace
-from .harness import Place, content, damage, query, schema, tree
+from .harness import Job, Place, content, damage, query, schema, tree
 
 pytestmark = pytest.mark.e2e
 Members = dict[str, bytes]
@@ -44,6 +44,17 @@ def with_backup(place: Place, backup: Path, name: str = "backup.zip") -> str:
     place.backups.mkdir(exist_ok=True)
     shutil.copyfile(backup, place.backups / name)
     return name
+
+
+def changed(place: Place, code: str, task: str, source: str = "") -> Job:
+    """Do a task, a restore by force, after code that changes how; return it when it has ended."""
+    words = {"do": task, "backups": str(place.backups), "from": source, "force": True, "check": False}
+    task = json.dumps({**words, "artifacts": False})
+    job = place.warm.start(
+        f"{code}\nimport sys; sys.exit(store_job.main())", **place.env, MLFLOW_STORE_TASK=task
+    )
+    job.wait()
+    return job
 
 
 def members(backup: Path) -> Members:
@@ -160,6 +171,66 @@ def test_a_store_with_runs_is_kept_until_force_replaces_it(
     assert tree(store.folder / "artifacts") == {**artifacts, "0/a": b"one"}
 
 
+@pytest.mark.parametrize("kind", ["folders", "files"])
+def test_what_clients_put_where_restores_work_changes_nothing(
+    kind: str, backup: Path, filled: Path, template: Path, place: MakePlace, start: StartServer
+) -> None:
+    store = place()
+    shutil.copyfile(template, store.path)
+    store.query("INSERT INTO experiments (experiment_id, name) VALUES (5, 'mine')")
+    artifacts = store.folder / "artifacts"
+    staging = store.warm.python("import os, store; print(store.Store(dict(os.environ)).staging)", **store.env)
+    names = (".mlflow-restore", Path(staging.strip()).name)
+    evil = json.dumps({"store": str(store.path), "backup": str(artifacts / "evil.zip"), "do": "restore"})
+
+    def put() -> None:
+        for name in names:
+            for inside in ("manifest.json", "artifacts/b", "b") if kind == "folders" else (".",):
+                path = artifacts / name / inside
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(evil)
+
+    server = start(artifacts, MLFLOW_BACKEND_STORE_URI=store.uri).wait_until_up()
+    for path, data in {"evil.zip": backup.read_bytes(), "b": b"mine"}.items():
+        assert server.call("PUT", f"{ARTIFACTS}/{path}", data)[0] == 200
+    for name in names:
+        path = f"{name}/manifest.json" if kind == "folders" else name
+        assert server.call("PUT", f"{ARTIFACTS}/{path}", evil.encode())[0] == 200
+    server.stop()
+    put()
+    start(artifacts, MLFLOW_BACKEND_STORE_URI=store.uri).wait_until_up().stop()
+    put()
+    before = content(store.path)
+    store.backup()
+    assert content(store.path) == before
+    assert (artifacts / "b").read_bytes() == b"mine"
+    put()
+    name = with_backup(store, backup)
+    store.restore(name, force=True)
+    assert content(store.path) == content(filled)
+    assert (artifacts / "b").read_bytes() == b"two"
+    assert not (artifacts / names[1]).exists()
+
+
+def test_what_is_in_the_place_of_an_artifact_is_told_before_anything_changes(
+    backup: Path, template: Path, place: MakePlace
+) -> None:
+    for inside, mine, obstacle in (("b", "b/mine", "b"), ("0/a", "0", "0")):
+        store = place(obstacle)
+        shutil.copyfile(template, store.path)
+        store.query("INSERT INTO experiments (experiment_id, name) VALUES (5, 'mine')")
+        artifacts = store.folder / "artifacts"
+        (artifacts / mine).parent.mkdir(parents=True)
+        (artifacts / mine).write_bytes(b"mine")
+        before = content(store.path)
+        error = store.refused("restore", source=with_backup(store, backup), force=True, check=False)
+        assert f"{artifacts / obstacle} is in the place of the artifact {inside}" in error
+        store.backup()
+        assert content(store.path) == before
+        assert [path for path in artifacts.rglob("*") if path.is_file()] == [artifacts / mine]
+        assert not (store.folder / ".mlflow.db.unfinished").exists()
+
+
 def test_a_database_that_is_no_database(backup: Path, filled: Path, place: MakePlace) -> None:
     sound = filled.read_bytes()
     for number, data in enumerate((b"", sound[: len(sound) // 2], sound[:60], b"x" * 5000, None)):
@@ -183,6 +254,20 @@ def test_a_database_that_is_no_database(backup: Path, filled: Path, place: MakeP
             assert (store.backups / done["kept"]).read_bytes() == before
 
 
+def test_artifacts_that_replace_others_of_a_damaged_store(
+    backup: Path, filled: Path, place: MakePlace
+) -> None:
+    store = place()
+    damage(store.path, filled)
+    (store.folder / "artifacts/0").mkdir(parents=True)
+    for inside, data in {"0/a": b"one", "b": b"mine"}.items():
+        (store.folder / "artifacts" / inside).write_bytes(data)
+    done = store.restore(with_backup(store, backup), force=True)
+    assert tree(store.folder / "artifacts") == {"0/a": b"one", "b": b"two"}
+    kept = store.backups / done["kept"]
+    assert tree(kept.with_name(f"{kept.stem}-artifacts")) == {"b": b"mine"}
+
+
 def test_a_locked_database_is_no_damaged_one(backup: Path, filled: Path, place: MakePlace) -> None:
     store = place()
     shutil.copyfile(filled, store.path)
@@ -196,6 +281,61 @@ def test_a_locked_database_is_no_damaged_one(backup: Path, filled: Path, place: 
         assert "database is locked" in job.result["error"]
     assert content(store.path) == content(filled)
     assert [path.name for path in store.backups.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+@pytest.mark.parametrize("task", ["restore", "upgrade"])
+def test_a_writer_ends_a_task_instead_of_holding_it_up(
+    task: str, mode: str, backup: Path, place: MakePlace
+) -> None:
+    store = place()
+    old_database(store.path)
+    store.query(f"PRAGMA journal_mode = {mode}")
+    before = content(store.path)
+    name = with_backup(store, backup)
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        job = changed(store, "import serve; serve.SQLITE_WAIT = 0.2", task, name)
+        assert job.code == 1
+        assert "database is locked" in job.result["error"], job.said
+    assert content(store.path) == before
+    assert not list(store.folder.glob("artifacts/.*"))
+    assert not (store.folder / ".mlflow.db.unfinished").exists()
+
+
+def test_who_writes_during_a_restore_is_asked_for(backup: Path, filled: Path, place: MakePlace) -> None:
+    store = place()
+    write = """
+import contextlib, os, sqlite3
+place_artifacts = store_job.place_artifacts
+def write(store):
+    place_artifacts(store)
+    with contextlib.closing(sqlite3.connect(store.path)) as database, database:
+        database.execute("INSERT INTO experiments (experiment_id, name) VALUES (99, 'written')")
+store_job.place_artifacts = write
+"""
+    job = changed(store, write, "restore", with_backup(store, backup))
+    assert job.code == 1
+    assert "now holds 8 experiments" in job.result["error"]
+    assert "the backup 7 experiments" in job.result["error"]
+    assert job.result["error"].endswith("what else writes to it?")
+    assert store.query("SELECT name FROM experiments WHERE experiment_id = 99") == [("written",)]
+    assert not (store.folder / ".mlflow.db.unfinished").exists()
+
+
+def test_one_experiment_of_the_user_is_not_replaced_unasked(
+    backup: Path, filled: Path, template: Path, place: MakePlace
+) -> None:
+    store = place()
+    shutil.copyfile(template, store.path)
+    store.query("INSERT INTO experiments (experiment_id, name) VALUES (0, 'mine')")
+    name = with_backup(store, backup)
+    error = store.refused("restore", source=name, force=False, check=False)
+    assert "holds 1 experiment: MLFLOW_FORCE=yes replaces it" in error
+    assert store.query("SELECT name FROM experiments") == [("mine",)]
+    store.query("UPDATE experiments SET name = 'Default'")  # which MLflow itself makes
+    store.restore(name)
+    assert content(store.path) == content(filled)
 
 
 def test_a_database_of_others_is_not_replaced_unasked(backup: Path, place: MakePlace) -> None:
@@ -232,6 +372,21 @@ def test_a_bare_database_is_a_backup(template: Path, place: MakePlace) -> None:
     with_backup(store, old)
     error = store.refused("restore", source="backup.zip", force=True, check=False)
     assert error == "backup.zip has the schema ffffffffffff of a newer MLflow; nothing changed: use its image"
+
+
+def test_a_bare_database_is_restored_with_what_is_in_its_log(template: Path, place: MakePlace) -> None:
+    source, store = place("source"), place()
+    shutil.copyfile(template, source.path)
+    query(source.path, "PRAGMA journal_mode = wal")
+    with closing(sqlite3.connect(source.path)) as holder, holder:
+        holder.execute("INSERT INTO experiments (experiment_id, name) VALUES (1, 'in the log')")
+        holder.commit()
+        for suffix in ("", "-wal"):
+            with_backup(store, Path(f"{source.path}{suffix}"), f"mlflow.db{suffix}")
+    files = tree(store.backups)
+    store.restore("mlflow.db")
+    assert store.query("SELECT name FROM experiments") == [("in the log",)]
+    assert tree(store.backups) == files
 
 
 def test_an_older_store_is_replaced_by_a_newer_backup(backup: Path, filled: Path, place: MakePlace) -> None:
@@ -381,3 +536,35 @@ sys.exit(store_job.main())
     job.signal()
     job.wait()
     assert store.backup()
+
+
+def test_only_one_task_at_a_time_where_files_have_no_locks(filled: Path, place: MakePlace) -> None:
+    """What a task that was killed has held is not held any more: the folder, and the one of SQLite's."""
+    store = place()
+    shutil.copyfile(filled, store.path)
+    store.env["MLFLOW_BACKEND_STORE_URI"] = f"sqlite:///file:{store.path}?vfs=unix-dotfile&uri=true"
+    hold = """
+import sqlite3, sys, time, serve, store, store_job
+store.LOCK_WAIT = 0.2
+def hold(store, *_):
+    database = sqlite3.connect(serve.sqlite_file(store.uri)[1], uri=True, isolation_level=None)
+    database.execute("BEGIN EXCLUSIVE")
+    print("held", flush=True)
+    time.sleep(60)
+store_job.TASKS["backup"] = hold
+sys.exit(store_job.main())
+"""
+    task = json.dumps({"do": "backup", "backups": str(store.backups), "artifacts": False})
+    job = store.warm.start(hold, **store.env, MLFLOW_STORE_TASK=task)
+    wait_for(lambda: "held" in job.said, "the lock")
+    quick = "import serve, store; store.LOCK_WAIT = serve.SQLITE_WAIT = 1.0"
+    other = changed(store, quick, "backup")
+    assert other.code == 1
+    assert other.result["error"].startswith(f"another backup, restore, upgrade or clean-up of {store.path}")
+    assert job.code is None
+    job.signal()
+    job.wait()
+    assert {path.name for path in store.folder.glob("*.lock")} == {".mlflow.db.store.lock", "mlflow.db.lock"}
+    next_one = changed(store, quick, "backup")
+    assert next_one.result["name"], next_one.said
+    assert not list(store.folder.glob("*.lock"))

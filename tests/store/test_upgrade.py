@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,14 @@ def test_a_database_of_mlflow_2(place: MakePlace, template: Path) -> None:
     assert done["schema"] == query(template, "SELECT version_num FROM alembic_version")[0][0]
     assert len(content(store.path)["metrics"]) == len(before["metrics"]) > 0
     assert store.run("upgrade", check=True) == {"needed": False, "stayed": 0}
-    store.run("undo", **done)
+    store.query("UPDATE runs SET name = 'renamed since'")
+    kept = store.run("undo", **done)["kept"]
     assert content(store.path) == before
     assert done["backup"].endswith("-before-upgrade.zip")
+    assert kept.endswith("-before-undo.zip")
+    with zipfile.ZipFile(store.backups / kept) as archive:
+        archive.extract("tracking.db", store.folder)
+    assert query(store.folder / "tracking.db", "SELECT DISTINCT name FROM runs") == [("renamed since",)]
     done = upgrade(store)
     store.query("INSERT INTO experiments (experiment_id, name) VALUES (9, 'new')")
     assert "written to since: it stays upgraded" in store.refused("undo", **done)
@@ -107,6 +113,28 @@ def test_a_step_that_fails_leaves_what_was_there(place: MakePlace) -> None:
     assert moved.read_bytes() == b"x"
 
 
+def test_a_write_right_before_the_copy_is_kept(place: MakePlace) -> None:
+    store = place()
+    old_database(store.path)
+    write = """
+import contextlib, sqlite3, sys, store
+damage = store.Store.damage
+def write(self):
+    found = damage(self)
+    with contextlib.closing(sqlite3.connect(self.path)) as database, database:
+        database.execute("INSERT INTO experiments (experiment_id, name) VALUES (99, 'written')")
+    return found
+store.Store.damage = write
+sys.exit(store_job.main())
+"""
+    task = json.dumps({"do": "upgrade", "backups": str(store.backups), "check": False})
+    job = store.warm.start(write, **store.env, MLFLOW_STORE_TASK=task)
+    assert job.wait() == 1, job.said
+    assert "was written to during its upgrade" in job.result["error"]
+    assert store.query("SELECT name FROM experiments WHERE experiment_id = 99") == [("written",)]
+    assert store.query("SELECT version_num FROM alembic_version") == [(OLD_REVISION,)]
+
+
 def test_a_move_that_is_killed_is_finished(place: MakePlace, template: Path) -> None:
     half = place("half")
     half.env["MLFLOW_ARTIFACTS_DESTINATION"] = str(half.folder)
@@ -123,12 +151,18 @@ def test_a_move_that_is_killed_is_finished(place: MakePlace, template: Path) -> 
 
 def test_places_beside_the_database_stay(place: MakePlace) -> None:
     """Runs whose artifacts are found by path would lose them."""
-    store = place()
+    store = place("my vol")
     store.env["MLFLOW_ARTIFACTS_DESTINATION"] = str(store.folder)
     old_database(store.path)
     (store.folder / "1").mkdir()
     (store.folder / "1/file").write_bytes(b"x")
-    query(store.path, f"UPDATE experiments SET artifact_location = 'file://{store.folder}/1'")
+    escaped = (store.folder / "1").as_uri()
+    assert escaped.endswith("/my%20vol/1")
+    query(
+        store.path,
+        "UPDATE experiments SET artifact_location = "
+        f"iif(experiment_id, '{escaped}', 'file://{store.folder}/1')",
+    )
     query(store.path, f"UPDATE runs SET artifact_uri = '{store.folder}/1/' || run_uuid")
     assert store.run("upgrade", check=True) == {"needed": True, "stayed": 4}
     assert not upgrade(store)["moved"]
@@ -155,7 +189,12 @@ def test_runs_find_their_artifacts_before_and_after(place: MakePlace, start: Sta
     assert server.call("GET", f"{ARTIFACTS}{place_}/notes.txt") == (200, b"kept")
     assert server.call("GET", f"{ARTIFACTS}/mlflow.db")[0] != 200
     assert server.ask("GET", f"/artifacts/list?run_id={run}")["files"][0]["path"] == "notes.txt"
+    assert server.call("PUT", f"{ARTIFACTS}/mlflow.db", b"of a client")[0] == 200
     server.stop()
+    database = store.path.read_bytes()
+    assert "written to since: it stays upgraded" in store.refused("undo", **done)
+    assert store.path.read_bytes() == database
+    (store.folder / "artifacts/mlflow.db").unlink()
     store.run("undo", **done)  # a server has run, but nobody has written
     assert file.read_bytes() == b"kept"
     assert query(store.path, "SELECT version_num FROM alembic_version") == [(OLD_REVISION,)]
@@ -257,5 +296,55 @@ def test_an_upgrade_of_mysql_that_is_killed_is_undone(
         assert job.wait() == -9, job.said
         assert "there are no runs yet" in other.refused("backup", artifacts=False)
         assert mariadb.execute(marks, "mlflow_killed")
+    store.backup()
+    assert look(store) == before
+
+
+KILL = """
+import os, signal, sys, sqlalchemy
+@sqlalchemy.event.listens_for(sqlalchemy.Table, os.environ["AT"])
+def kill(table, connection, **_):
+    if table.name == "runs" and connection.dialect.name != "sqlite":  # the copy for a backup is
+        os.killpg(0, signal.SIGKILL)
+sys.exit(store_job.main())
+"""
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_an_undo_that_is_killed_is_finished(
+    kind: str, place: MakePlace, start: StartServer, request: pytest.FixtureRequest
+) -> None:
+    server: Database = request.getfixturevalue(kind)
+    store = place()
+    store = old_place(store.warm, store.folder, server, "mlflow_undone")
+    before = look(store)
+    done = upgrade(store)
+    words = {"do": "undo", "backups": str(store.backups), **done}
+    for at in ("before_drop", "after_create", "after_create"):  # of `runs`, one of many tables
+        job = store.warm.start(KILL, **store.env, MLFLOW_STORE_TASK=json.dumps(words), AT=at)
+        assert job.wait() == -9, job.said
+        mark = json.loads(server.execute("SELECT note FROM mlflow_unfinished", "mlflow_undone"))
+        assert mark == {"do": "undo", "backup": done["backup"]}
+        words = {"do": "backup", "backups": str(store.backups), "artifacts": False}
+    refusing = start(store.destination, MLFLOW_BACKEND_STORE_URI=store.uri)
+    assert refusing.process.wait(60) == 1
+    assert "a restore or an upgrade of" in refusing.lines[-1]
+    store.backup()
+    assert look(store) == before
+
+
+def test_a_view_keeps_an_undo_from_dropping_anything(place: MakePlace, postgresql: Database) -> None:
+    store = place()
+    store = old_place(store.warm, store.folder, postgresql, "mlflow_viewed")
+    before = look(store)
+    done = upgrade(store)
+    postgresql.execute("CREATE VIEW dashboard AS SELECT run_uuid FROM runs", "mlflow_viewed")
+    tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1"
+    present = postgresql.execute(tables, "mlflow_viewed").split()
+    for task, options in (("undo", done), ("backup", {"artifacts": False})):
+        assert "view dashboard depends on table runs" in store.refused(task, **options)
+        assert postgresql.execute(tables, "mlflow_viewed").split() == sorted([*present, "mlflow_unfinished"])
+        assert postgresql.execute("SELECT count(*) FROM runs", "mlflow_viewed") == "2"
+    postgresql.execute("DROP VIEW dashboard", "mlflow_viewed")
     store.backup()
     assert look(store) == before
