@@ -270,7 +270,9 @@ def test_a_full_disk(
             for _ in row.tries(short=3):
                 fill_up(volume, row.random.randrange(most))
                 job = store.start(task, **options)
-                if job.wait():
+                code = job.wait()
+                (volume / "filler").unlink()
+                if code:
                     refused += 1
                     assert "free space on the volume" in job.said, job.said
                     assert look(store) == before
@@ -279,7 +281,6 @@ def test_a_full_disk(
                     store.run("undo", **job.result)
                 for path in store.backups.iterdir():
                     path.unlink()
-                (volume / "filler").unlink()
                 check_backups(store)
             store.run(task, **options)
             row.ended = f"{refused} refused in one line, the store as it was; with space it went on"
