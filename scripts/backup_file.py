@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import serve
 from serve import Problem, say
-from store import STAGING, Counts, Progress, Store, check_sqlite, count, in_words, snapshot
+from store import Counts, Progress, Store, check_sqlite, count, in_words, snapshot
 
 MANIFEST, DATABASE, ARTIFACTS = "manifest.json", "tracking.db", "artifacts/"
 FORMAT = 1
@@ -79,7 +79,7 @@ def artifact_files(store: Store) -> Iterator[tuple[str, Path]]:
                 say(f"left out: {link} is a link to a folder")
             for path in (Path(root, name) for name in sorted(files)):
                 inside = path.relative_to(folder).as_posix()
-                if path.is_file() and not inside.startswith(STAGING):
+                if path.is_file():
                     yield inside, path
 
 

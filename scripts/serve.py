@@ -144,8 +144,9 @@ def sqlite_file(uri: str) -> tuple[Path, str]:
 
 def is_ours(name: str, root: Path, store: Path) -> bool:
     """Tell whether an entry of `root` belongs to the store below it: copies beside a database do as well."""
-    top = store.resolve().relative_to(root.resolve()).parts[:1]
-    copies = top if store.is_file() and top == (store.name,) else ()
+    real, folder = store.resolve(), root.resolve()
+    top = real.relative_to(folder).parts[:1]
+    copies = (real.name, store.name) if real.is_file() and real.parent == folder else ()
     return name in OURS or name in top or name.startswith((".", *copies))
 
 
@@ -421,13 +422,12 @@ def sql_uri(uri: str) -> str:
     kind = {"postgres": "postgresql", "mariadb": "mysql"}.get(kind, kind)
     if rest.split("/")[0].count("@") > 1:
         raise Problem("backend_store_uri: the password has an @ in it; write it as %40")
-    try:
-        _ = urlsplit(uri).port
-    except ValueError:  # whose text may have the password in it
+    port = urlsplit(uri).netloc.rpartition("@")[2].partition(":")[2]
+    if not re.fullmatch(r"\d*|.*\].*", port) or re.match(r"[^@/?#]*:[^@/?#]*[/?#][^@=]*@", rest):
+        # Nothing of it is shown: it may be the password, of which a part would pass for host and port.
         raise Problem(
-            "backend_store_uri: what stands for the port is no number; write a / ? # of the password as "
-            "%2F %3F %23"
-        ) from None
+            "backend_store_uri: the port is no number; write a / ? # of the password as %2F %3F %23"
+        )
     drivers = {name: module for name, module in DRIVERS.get(kind, {}).items() if driver in ("", name)}
     usable = [name for name, module in drivers.items() if importlib.util.find_spec(module)]
     if "psycopg" in usable and not has_sqlalchemy_2():

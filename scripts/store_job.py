@@ -275,7 +275,9 @@ def undo(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     moving, moved = root / serve.MOVING, root / "artifacts"
     kept = ""
     if "counts" in task:
-        new = [p.name for p in (moved.iterdir() if task["moved"] else ()) if (root / p.name).exists()]
+        names = [path.name for path in moved.iterdir()] if task["moved"] and store.path else []
+        # One that would lie on the store, or pass for a log or a mark of it, has been put there since.
+        new = any((root / n).exists() or serve.is_ours(n, root, store.path or root) for n in names)
         if new or store.counts() != task["counts"]:
             where = folder / task["backup"]
             raise Problem(f"{store} has been written to since: it stays upgraded; {where} is the backup")
@@ -291,7 +293,7 @@ def undo(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
                     store.mark("undo", task["backup"])
                 put_back(store, backup.database, backup.revision)
         store.unmark()
-    if task["moved"]:
+    if task["moved"] and (moving.is_dir() or moved.is_dir()):  # else it failed before anything was moved
         if not moving.is_dir():  # from here on it is a move that was interrupted, and can be finished
             moved.rename(moving)
         for entry in list(moving.iterdir()):
