@@ -423,7 +423,7 @@ def sql_uri(uri: str) -> str:
     if rest.split("/")[0].count("@") > 1:
         raise Problem("backend_store_uri: the password has an @ in it; write it as %40")
     port = urlsplit(uri).netloc.rpartition("@")[2].partition(":")[2]
-    if not re.fullmatch(r"\d*|.*\].*", port) or re.match(r"[^@/?#]*:[^@/?#]*[/?#][^@=]*@", rest):
+    if not re.fullmatch(r"\d*|.*\].*", port) or re.match(r"[^@/?#]*:[^@/?#]*[?#/][^@=]*@", rest):
         # Nothing of it is shown: it may be the password, of which a part would pass for host and port.
         raise Problem(
             "backend_store_uri: the port is no number; write a / ? # of the password as %2F %3F %23"
