@@ -30,10 +30,11 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote, unquote, urlsplit
 
+JOBS = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
 DEFAULTS = {
     "MLFLOW_HOST": "0.0.0.0",  # noqa: S104 - the ingress and other jobs come from outside
     "MLFLOW_WORKERS": "2",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # GenAI scorers: 8 processes, 1.2 GB
+    JOBS: "false",  # GenAI scorers: 8 processes, 1.2 GB
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 OWN_INPUTS = {"--backend-store-uri", "--artifacts-destination", "--port", "-p"}
@@ -42,6 +43,7 @@ SQLITE_LOCK = (510, 0x40000002)  # length and start of the bytes that SQLite loc
 SQLITE_WAIT = 20.0  # seconds, as long as MLflow waits for a locked SQLite database
 UPGRADE_WAIT = 600.0  # seconds
 END = (signal.SIGTERM, signal.SIGINT)
+THREADS = 10  # of a worker, that answer API calls; files are sent and received beside them
 FORKS = sys.platform == "linux"  # macOS ends a process that has imported MLflow and forks
 BACKUPS_KEPT = 5
 SCHEMA_QUERY = "SELECT max(version_num) FROM alembic_version"
@@ -502,7 +504,10 @@ def locate(env: MutableMapping[str, str]) -> tuple[str, str]:
 def store_defaults(uri: str, workers: int) -> dict[str, str]:
     """Return MLflow's variables for a kind of store: pools in which 64 clients at once find a connection."""
     if uri.startswith("sqlite"):
-        return {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "40"} if has_sqlalchemy_2() else {}  # a worker's threads
+        if not has_sqlalchemy_2():  # without a pool
+            return {}
+        # One for each thread, even where it is 40; but one that is kept open keeps 2 MB of the database.
+        return {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "5", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "40"}
     if store_path(uri):
         return {"MLFLOW_ALLOW_FILE_STORE": "true"}
     overflow = max(80 // workers, 10) - 5  # PostgreSQL allows 100 connections, and MLflow keeps two pools
@@ -569,12 +574,14 @@ def prepare(env: MutableMapping[str, str]) -> list[str]:
     return [sys.executable, "-m", "mlflow", "server", *extra]
 
 
-def close_pools() -> None:
-    """Close the idle connections of all of SQLAlchemy's engines: no child may use its parent's."""
+def prepare_to_fork() -> None:
+    """Close the idle connections of SQLAlchemy's engines, which no child may use; keep what is shared so."""
     engine = importlib.import_module("sqlalchemy.engine").Engine
     for thing in gc.get_objects():
         if issubclass(type(thing), engine):
             thing.dispose()
+    gc.collect()
+    gc.freeze()  # a collection would touch, and so copy, what is shared
 
 
 def send_at_once(config: Any) -> None:
@@ -593,6 +600,18 @@ def send_at_once(config: Any) -> None:
     config.bind_socket = bind_socket
 
 
+def limit_threads(server: Any) -> None:
+    """Let each of uvicorn's workers answer with THREADS threads: anyio's 40 take more memory and are no faster."""
+    startup = server.startup
+
+    async def limited(self: Any, *arguments: Any, **options: Any) -> None:
+        with suppress(Exception):  # the limit belongs to the event loop, so that it can be set only here
+            importlib.import_module("anyio.to_thread").current_default_thread_limiter().total_tokens = THREADS
+        await startup(self, *arguments, **options)
+
+    server.startup = limited
+
+
 def run_web_server(command: list[str], env: dict[str, str]) -> None:
     """Run MLflow's command for uvicorn or gunicorn in this process, whose workers then share its imports.
 
@@ -609,13 +628,13 @@ def run_web_server(command: list[str], env: dict[str, str]) -> None:
             workers: Any = importlib.import_module("uvicorn._subprocess")
             workers.spawn = multiprocessing.get_context("fork")
             send_at_once(importlib.import_module("uvicorn.config").Config)
-        close_pools()
+            limit_threads(importlib.import_module("uvicorn.server").Server)
+        prepare_to_fork()
         if threading.active_count() > 1:
             raise RuntimeError("the app has started a thread")
     except Exception as error:
         say(f"the web server imports MLflow anew: {error!r}")
         os.execvp(command[0], command)  # noqa: S606
-    gc.freeze()
     gc.enable()
     os.register_at_fork(after_in_child=lambda: [signal.signal(number, signal.SIG_DFL) for number in END])
     sys.argv = [module, *command[start:]]
@@ -623,7 +642,7 @@ def run_web_server(command: list[str], env: dict[str, str]) -> None:
 
 
 def run_mlflow(command: list[str]) -> None:
-    """Run `python -m mlflow …` in this process, with a web server that is a fork of it.
+    """Run `python -m mlflow …` in this process, which then becomes the web server; a job runner gets a fork of it.
 
     So MLflow is imported once, not once here and once in each worker, which took most of the time and memory.
     """
@@ -637,10 +656,11 @@ def run_mlflow(command: list[str]) -> None:
         known = re.search("uvicorn|gunicorn", " ".join(words[:3])) and "--reload" not in words
         if not known or threading.active_count() > 1:  # a fork has none of the other threads
             return apart(words, **options)
-        close_pools()
-        gc.collect()
-        gc.freeze()  # a collection would touch, and so copy, what is shared
         arguments = (words, options.get("extra_env") or {})
+        if options.get("synchronous", True) or os.environ[JOBS].lower() not in ("true", "1"):
+            run_web_server(*arguments)  # MLflow would only wait for it
+            sys.exit()
+        prepare_to_fork()
         child: Any = multiprocessing.get_context("fork").Process(target=run_web_server, args=arguments)
         child.start()
         child.poll, child.wait = lambda: child.exitcode, child.join
@@ -649,9 +669,6 @@ def run_mlflow(command: list[str]) -> None:
             signal.signal(
                 number, lambda *_: None
             )  # the whole group has it, and the child ends in its own time
-        if options.get("synchronous", True):
-            child.join()
-            sys.exit(child.exitcode)
         return child
 
     server._exec_cmd = execute
@@ -691,7 +708,8 @@ def supervise(server: int) -> int:
     with suppress(ProcessLookupError):
         os.killpg(server, signal.SIGKILL)  # whatever is left of its group
     if os.WIFSIGNALED(status):
-        return 128 + os.WTERMSIG(status)
+        number = os.WTERMSIG(status)
+        return 0 if number in asked else 128 + number  # one worker of uvicorn ends so, when it has tidied up
     if not status and not asked:  # `mlflow server` returns 0 even where uvicorn has failed
         say("the server has ended by itself; see its words above")
         return 1

@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import serve
 
 from .harness import API, ARTIFACTS, LABELS, Server, StartServer, burst, wait_for
 
@@ -86,16 +87,30 @@ def test_the_log_is_written_ahead_on_a_local_volume(fresh: tuple[Server, Path]) 
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_64_clients_at_once_meet_no_error(fresh: tuple[Server, Path]) -> None:
+def test_64_clients_at_once_meet_no_error_and_few_threads(
+    fresh: tuple[Server, Path], processes: Callable[[int], list[int]]
+) -> None:
     assert burst(fresh[0], clients=64, rounds=2) == []
+    threads = [len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in processes(fresh[0].process.pid)]
+    assert all(number <= serve.THREADS + 6 for number in threads), threads  # and those of the libraries
+
+
+@pytest.mark.timeout(180)
+def test_the_job_runner_starts_beside_the_server_and_ends_with_it(
+    start: StartServer, tmp_path: Path, processes: Callable[[int], list[int]]
+) -> None:
+    server = start(tmp_path / "volume", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="true").wait_until_up()
+    wait_for(lambda: len(processes(server.process.pid)) > 5, "the job runner's processes")
+    assert "imports MLflow anew" not in server.log.read_text()
+    tree = processes(server.process.pid)
+    assert server.stop() in (0, 143)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in tree), "the end of all of them")
 
 
 def test_small_and_quiet(fresh: tuple[Server, Path], processes: Callable[[int], list[int]]) -> None:
     server, _ = fresh
     tree = processes(server.process.pid)
-    assert (
-        len(tree) == 4
-    )  # MLflow, uvicorn and its two workers: forks of one process, so no import is made twice
+    assert len(tree) == 3  # uvicorn and its two workers: forks of one process, so no import is made twice
     assert len({Path(f"/proc/{pid}/cmdline").read_text() for pid in [server.process.pid, *tree]}) == 1
     own = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in tree]
     shared = [int(re.findall(r"Shared_Dirty: *(\d+) kB", text)[0]) for text in own]
@@ -146,7 +161,7 @@ def test_it_stops_under_load_and_leaves_no_process(
     ready_volume: Path, start: StartServer, processes: Callable[[int], list[int]]
 ) -> None:
     server = start(ready_volume).wait_until_up()
-    assert sum(1 for _ in processes(server.process.pid)) >= 4
+    assert len(processes(server.process.pid)) == 3
     tree = processes(server.process.pid)
     hung = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)  # a request that never ends
     hung.putrequest("POST", f"{API}/runs/create")
