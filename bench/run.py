@@ -142,6 +142,11 @@ class Bench:
         for kind, number in found["errors"].items():
             self.note("errors", number, kind=kind, steady=False, **of)
 
+    def warm_up(self) -> None:
+        """Start each contender once: Python then has its bytecode, as it has in an image, and the disk's cache is full."""
+        for contender in (c for c in CONTENDERS if c.name in self.plan.contenders):
+            self.start(contender, self.stores[0].empty()).stop()
+
     def fresh(self, contender: Contender, store: Store) -> None:
         """Measure a start on a database without tables."""
         server = self.start(contender, store.empty())
@@ -240,6 +245,7 @@ class Bench:
 
     def run(self) -> dict[str, Any]:
         """Measure everything and return the results."""
+        self.warm_up()
         for number in range(self.plan.rounds):
             for store in self.stores:
                 for contender in (c for c in CONTENDERS if c.name in self.plan.contenders):

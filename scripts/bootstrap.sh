@@ -117,6 +117,7 @@ find_workspace() { # as neuro-flow does, where make was called below the folder 
 }
 
 unset PYTHONHOME PYTHONPATH PYTHONSAFEPATH PIP_USER PIP_TARGET PIP_PREFIX # the user's own, which would lead the set-up astray
+unset PYTHONDONTWRITEBYTECODE                                             # all is written below .mlflow, and saves a third of a second
 if [ "$1" = --venv ]; then
   is_made "$2" "$3" || make_venv "$2" "$3"
   exit

@@ -9,6 +9,6 @@ case $1 in
 esac
 while kill -0 "$MLFLOW_HELD_BY" 2>/dev/null && [ -d "$MLFLOW_HELD" ]; do
   [ -e "$MLFLOW_HELD/go" ] && exec apolo "$@"
-  sleep 0.05
+  sleep 0.02
 done
 exit 1

@@ -133,7 +133,7 @@ class HeldRun:
                 said = await self._running
                 again = f"run `{self._settings.make('mlflow-up')}` again"
                 raise Failure(Problem(f"neuro-flow run has submitted nothing: {said.strip()[-300:]}", again))
-            await self.wait(0.05)
+            await self.wait(0.02)
         words = (self._folder / "job").read_text(encoding="utf-8").split("\0")[:-1]
         return parse_dry_run(shlex.join(["apolo", *words]))
 

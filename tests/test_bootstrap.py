@@ -72,11 +72,13 @@ def toolkit(tmp_path: Path) -> Toolkit:
 
 @pytest.mark.e2e
 def test_once_then_again_only_for_a_change_and_after_an_interruption(toolkit: Toolkit) -> None:
-    code, out, err = toolkit.run("hello", "a b", "'c", PYTHONHOME="/nowhere", PIP_TARGET="/nowhere")
+    strange = {"PYTHONHOME": "/nowhere", "PIP_TARGET": "/nowhere", "PYTHONDONTWRITEBYTECODE": "1"}
+    code, out, err = toolkit.run("hello", "a b", "'c", **strange)
     assert (code, out) == (7, "['a b', \"'c\"]\n")
     assert "setting up .mlflow/venv (once)" in err
     assert (toolkit.workspace / ".mlflow/venv/bin/uv").exists()
     assert not list(toolkit.scripts.rglob("__pycache__"))
+    assert list((toolkit.workspace / ".mlflow/pycache").rglob("*.pyc"))
 
     assert toolkit.run("hello") == (7, "[]\n", "")
 
