@@ -276,26 +276,6 @@ def sizing(results: Results) -> str:
     return f"\nWhat a server came to in [BENCHMARKS.md](BENCHMARKS.md):\n\n{table(head, rows)}\n"
 
 
-def _missed(rows: list[tuple[str, str, str, bool]]) -> str:
-    reasons = {
-        "memory after": "What a load leaves is Python's own: small objects of the answers lie between those "
-        "that stay, and each worker copies the shared pages that it touches. Fewer arenas of malloc, earlier "
-        "trimming and another allocator were tried and change little; one worker (`MLFLOW_WORKERS: 1`, see "
-        "below) takes less.",
-        "`mlflow-up`": "`mlflow-up` checks the job with the platform's SDK before it starts, and waits for "
-        "the server with it; the SDK's import takes a second, on the processors that neuro-flow begins on.",
-        "throughput": "The median of operations and numbers of clients; where the processors are the limit, "
-        "two workers serve what four do.",
-        "start": "One import of MLflow is what is left of the start.",
-    }
-    said = []
-    for sign, reason in reasons.items():
-        names = [what for what, _, _, met in rows if not met and what.startswith(sign)]
-        if names:
-            said.append(f"- {'; '.join(names)}: {reason}\n")
-    return "".join(said)
-
-
 def page(results: Results) -> str:
     """Return BENCHMARKS.md."""
     about, versions = results["machine"], results["versions"]
@@ -321,7 +301,6 @@ It took {results["minutes"]:.0f} minutes.
 Ratios of this toolkit to the other, round by round.
 
 {table(("", "target", "measured", ""), marked)}
-{_missed(rows)}
 ## Start and memory
 
 From the command to the first answered API call, and the proportional set size (PSS) of all processes.

@@ -58,7 +58,7 @@ class Plan:
 
 
 QUICK = Plan(
-    rounds=1, seconds=0.4, runs=1_000, growth=(0, 1_000), steady_seconds=0, workers=(), clients=(1, 64),
+    rounds=1, seconds=0.4, runs=1_000, growth=(0, 1_000), steady_seconds=0, workers=(), clients=(1, 16),
     slow_clients={"SQLite": (16,)}, stores=("SQLite",), targets=1,
     contenders=("toolkit", "plain", "older"), limited=(), fresh=False,
 )  # fmt: skip

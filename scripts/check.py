@@ -104,7 +104,7 @@ def stop_at_errors(found: list[Problem]) -> None:
 
 
 async def _check(settings: Settings) -> None:
-    from flow import open_flow  # the SDK takes a second to import, and the checks above do without
+    from flow import open_flow  # the SDK takes long to import, and the checks above do without
     from platform_check import check_submission, check_tools
 
     try:

@@ -120,7 +120,7 @@ class Removal:
 
 async def running(settings: Settings) -> list[Problem]:
     """Return a warning for each server of this repository that runs, or might run."""
-    from flow import open_flow  # the SDK takes a second to import
+    from flow import open_flow  # the SDK takes long to import
 
     found = []
     chosen = settings.toolkit["platform"]
