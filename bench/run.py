@@ -143,7 +143,7 @@ class Bench:
             self.note("errors", number, kind=kind, steady=False, **of)
 
     def warm_up(self) -> None:
-        """Start each contender once: Python then has its bytecode, as it has in an image, and the disk's cache is full."""
+        """Start each contender once, so that its bytecode is there, as in an image, and cached."""
         for contender in (c for c in CONTENDERS if c.name in self.plan.contenders):
             self.start(contender, self.stores[0].empty()).stop()
 

@@ -1,4 +1,4 @@
-"""Imports that wait for the first use: the platform's SDK takes long, and other things can begin meanwhile."""
+"""Imports that wait for the first use: the platform's SDK takes long, and others can begin meanwhile."""
 
 from __future__ import annotations
 

@@ -229,6 +229,8 @@ def run_upgrade(uri: str, fresh: bool) -> None:
 
 def upgrade_schema(uri: str, fresh: bool) -> None:
     """Create or upgrade MLflow's tables. Changes how everything logs, so it runs in a child."""
+    if not fresh:
+        gc.enable()  # a large store makes garbage while it is changed
     logging.disable(logging.CRITICAL)  # a line for each of sixty migrations
     utils = importlib.import_module("mlflow.store.db.utils")
     engine = utils.create_sqlalchemy_engine(uri)
@@ -601,7 +603,7 @@ def send_at_once(config: Any) -> None:
 
 
 def limit_threads(server: Any) -> None:
-    """Let each of uvicorn's workers answer with THREADS threads: anyio's 40 take more memory and are no faster."""
+    """Let each of uvicorn's workers answer with THREADS threads: anyio's 40 take memory and win nothing."""
     startup = server.startup
 
     async def limited(self: Any, *arguments: Any, **options: Any) -> None:
@@ -642,11 +644,10 @@ def run_web_server(command: list[str], env: dict[str, str]) -> None:
 
 
 def run_mlflow(command: list[str]) -> None:
-    """Run `python -m mlflow …` in this process, which then becomes the web server; a job runner gets a fork of it.
+    """Run `python -m mlflow …` in this process, which becomes the web server, or forks it for a job runner.
 
     So MLflow is imported once, not once here and once in each worker, which took most of the time and memory.
     """
-    gc.disable()  # until all is imported: there is no garbage to find
     for number in END:
         signal.signal(number, signal.SIG_DFL)
     server: Any = importlib.import_module("mlflow.server")
@@ -666,9 +667,7 @@ def run_mlflow(command: list[str]) -> None:
         child.poll, child.wait = lambda: child.exitcode, child.join
         child.send_signal = lambda number: os.kill(child.pid, number)
         for number in END:
-            signal.signal(
-                number, lambda *_: None
-            )  # the whole group has it, and the child ends in its own time
+            signal.signal(number, lambda *_: None)  # the group has it, and the child ends in its own time
         return child
 
     server._exec_cmd = execute
@@ -678,6 +677,7 @@ def run_mlflow(command: list[str]) -> None:
 
 def serve() -> int:
     """Prepare, then become the server; return the exit code."""
+    gc.disable()  # until all is imported: there is no garbage to find
     try:
         command = prepare(os.environ)
     except Exception as error:
@@ -708,8 +708,8 @@ def supervise(server: int) -> int:
     with suppress(ProcessLookupError):
         os.killpg(server, signal.SIGKILL)  # whatever is left of its group
     if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return 0 if number in asked else 128 + number  # one worker of uvicorn ends so, when it has tidied up
+        cause = os.WTERMSIG(status)
+        return 0 if cause in asked else 128 + cause  # one worker of uvicorn ends so, when it has tidied up
     if not status and not asked:  # `mlflow server` returns 0 even where uvicorn has failed
         say("the server has ended by itself; see its words above")
         return 1

@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
 import serve
 
 from .harness import API, ARTIFACTS, LABELS, Server, StartServer, burst, wait_for
