@@ -236,44 +236,67 @@ def _presets(results: Results) -> str:
 
 
 def sizing(results: Results) -> str:
-    """Return the README's table of what a server needs."""
-    preset = median(results, "preset", contender="toolkit") or median(
-        results, "memory", contender="toolkit", loaded=True
-    )
-    rows = []
-    for store in _stores(results):
-        counts = sorted(
-            {s["runs"] for s in results["samples"] if s["metric"] == "growth start" and s["store"] == store}
-        )
-        for runs in counts[-1:]:
-            of = {"store": store, "runs": runs}
-            listing, start = (
-                median(results, "growth search-runs", **of),
-                median(results, "growth start", **of),
-            )
-            size = median(results, "growth size", **of)
-            throughput = median(
-                results,
-                "throughput",
-                contender="toolkit",
-                store=store,
-                slow=False,
-                operation="log-batch",
-                clients=16,
-            )
-            rows.append(
-                [
-                    store,
-                    f"{runs:,}",
-                    f"{preset or 0:.0f} MB",
-                    f"{start or 0:.1f} s",
-                    f"{1000 * (listing or 0):.0f} ms",
-                    f"{size or 0:.0f} MB",
-                    "-" if throughput is None else f"{throughput:.0f}",
-                ]
-            )
-    head = ("store", "runs", "memory", "start", "list 100 runs", "database", "log-batch/s, 16 clients")
-    return f"\nWhat a server came to in [BENCHMARKS.md](BENCHMARKS.md):\n\n{table(head, rows)}\n"
+    """Return the README's account of what a server takes, what limits it next, and what to change then."""
+
+    def figure(metric: str, scale: float = 1, digits: int = 0, **of: Any) -> str:
+        found = median(results, metric, **of)
+        return "-" if found is None else f"{found * scale:,.{digits}f}"
+
+    def load(metric: str, scale: float = 1, digits: int = 0, **of: Any) -> str:
+        of = {"contender": "toolkit", "operation": "log-batch", "clients": 16, **of}
+        return figure(metric, scale, digits, **of)
+
+    def growth(metric: str, runs: int, scale: float = 1, digits: int = 0) -> str:
+        return figure(f"growth {metric}", scale, digits, store="SQLite", runs=runs)
+
+    def workers(metric: str, number: int) -> str:
+        return figure(f"workers {metric}", store="SQLite", workers=number)
+
+    most = max(s["runs"] for s in results["samples"] if s["metric"] == "growth start")
+    processors = results["machine"]["processors"]
+    own = figure("preset", contender="toolkit")
+    rows = [
+        [
+            f"up to {most:,} runs, on SQLite",
+            f"nothing: it starts in {growth('start', most, digits=1)} s, empty in "
+            f"{growth('start', 0, digits=1)} s; takes {growth('memory', most)} MB, empty "
+            f"{growth('memory', 0)} MB; lists the newest 100 in {growth('search-runs', most, 1000)} ms, of "
+            f"{most // 10:,} in {growth('search-runs', most // 10, 1000)} ms",
+            f"a preset with {own} MB of memory will do",
+        ],
+        [
+            "many clients log at once",
+            "SQLite lets one write at a time: with 16 clients, one batch in a hundred takes "
+            f"{load('p99', digits=2, store='SQLite', slow=False)} s, on PostgreSQL "
+            f"{load('p99', digits=2, store='PostgreSQL', slow=False)} s",
+            "`backend_store_uri`: PostgreSQL",
+        ],
+        [
+            "the volume is slow (5 ms more for each fsync)",
+            f"{load('throughput', store='SQLite', slow=True)} batches a second instead of "
+            f"{load('throughput', store='SQLite', slow=False)}; PostgreSQL on such a disk: "
+            f"{load('throughput', store='PostgreSQL', slow=True)} instead of "
+            f"{load('throughput', store='PostgreSQL', slow=False)}",
+            "`backend_store_uri`: PostgreSQL",
+        ],
+        [
+            "many people look at once",
+            f"the processors: with {processors}, one worker lists 100 runs "
+            f"{workers('search-runs', 1)} times a second, two {workers('search-runs', 2)} times, four "
+            f"{workers('search-runs', 4)} times",
+            "`MLFLOW_WORKERS` in `envs`: one for each processor",
+        ],
+        [
+            "memory is short",
+            f"after load, one worker takes {workers('memory', 1)} MB, two {workers('memory', 2)} MB, four "
+            f"{workers('memory', 4)} MB",
+            "`MLFLOW_WORKERS` in `envs`: 1",
+        ],
+    ]
+    text = f"16 clients at once need a preset with {own} MB of memory; with plain MLflow "
+    text += f"{figure('preset', contender='plain')} MB, with the older MLflow "
+    text += f"{figure('preset', contender='older')} MB."
+    return f"\n{text}\n\n{table(('when', 'what limits it', 'what to change'), rows)}\n"
 
 
 def page(results: Results) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,12 @@ def test_errors_of_the_toolkit_miss_their_target() -> None:
 def test_the_page_says_what_is_missed() -> None:
     page = report.page(results(start("toolkit", 9), start("plain", 10)))
     assert "| start, existing store, SQLite, against plain | ≤ 0.6 | 0.90 | **missed** |" in page
+
+
+def test_the_readme_has_every_figure_of_its_account() -> None:
+    account = report.sizing(report.load(ROOT / "bench/results.json"))
+    assert "PostgreSQL" in account
+    assert not re.search(r"(?<!\w)-(?!\w)(?!-)", re.sub(r"\|[-|]+\|", "", account)), account
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
