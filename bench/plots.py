@@ -47,19 +47,24 @@ def _bars(axis: Any, results: Results, groups: list[tuple[str, str, dict[str, An
     axis.set_xticks(range(len(groups)), [label for label, _, _ in groups])
 
 
+def _legend(axis: Any) -> None:
+    """Put the contenders above the plot, where no bar is."""
+    axis.legend(frameon=False, fontsize=8, ncol=4, loc="lower center", bbox_to_anchor=(0.5, 1.12))
+
+
 def draw(results: Results, folder: Path) -> None:
     """Write the plots into `folder`."""
     stores = [s for s in ("SQLite", "PostgreSQL") if values(results, "start", store=s)]
     with mpl.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7, 3))
-        kinds = [("existing", True), ("fresh", False)]
+        kinds = [("existing store", True), ("fresh store", False)]
         _bars(
             axis,
             results,
-            [(f"{s}, {k}", "start", {"store": s, "existing": e}) for s in stores for k, e in kinds],
+            [(f"{s},\n{k}", "start", {"store": s, "existing": e}) for s in stores for k, e in kinds],
         )
         axis.set_ylabel("seconds to the first answer")
-        axis.legend(frameon=False)
+        _legend(axis)
         _save(figure, folder / "start.svg")
 
         figure, axis = plt.subplots(figsize=(7, 3))
@@ -67,10 +72,10 @@ def draw(results: Results, folder: Path) -> None:
         _bars(
             axis,
             results,
-            [(f"{s}, {k}", "memory", {"store": s, "loaded": e}) for s in stores for k, e in states],
+            [(f"{s},\n{k}", "memory", {"store": s, "loaded": e}) for s in stores for k, e in states],
         )
         axis.set_ylabel("PSS of all processes, MB")
-        axis.legend(frameon=False)
+        _legend(axis)
         _save(figure, folder / "memory.svg")
 
         wanted = [(s, slow) for s in stores for slow in (False, True)]
@@ -81,19 +86,15 @@ def draw(results: Results, folder: Path) -> None:
                 for clients in (1, 16, 64):
                     of = {"store": store, "slow": slow, "operation": operation, "clients": clients}
                     if values(results, "throughput", **of):
-                        groups.append(
-                            (
-                                f"{operation.split('-')[0]} {operation.split('-')[1]}\n{clients}",
-                                "throughput",
-                                of,
-                            )
-                        )
+                        name = f"\n{operation}" if clients == 16 else ""  # below the middle one
+                        groups.append((f"{clients}{name}", "throughput", of))
             _bars(axis, results, groups)
-            axis.tick_params(axis="x", labelsize=7)
+            axis.tick_params(axis="x", labelsize=8)
+            axis.set_xlabel("clients" if axis is axes[-1, 0] else "")
             axis.set_ylabel("answers/s")
             axis.set_title(f"{store}{', 5 ms more for each fsync' if slow else ''}", fontsize=10)
-        axes[0, 0].legend(frameon=False, fontsize=8)
         figure.tight_layout()
+        _legend(axes[0, 0])
         _save(figure, folder / "throughput.svg")
 
         figure, axes = plt.subplots(1, 3, figsize=(9, 2.8))
@@ -108,8 +109,9 @@ def draw(results: Results, folder: Path) -> None:
                 heights = [scale * (median(results, metric, store=store, runs=runs) or 0) for runs in counts]
                 axis.plot(counts, heights, "o-", color=colour, label=store)
             axis.set_xscale("symlog", linthresh=1000)
+            axis.set_xticks(counts, [f"{runs:,}" for runs in counts], fontsize=8)
             axis.set_xlabel("runs")
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
             axis.set_title(label, fontsize=10)
         axes[0].legend(frameon=False)
         figure.tight_layout()

@@ -53,6 +53,18 @@ def test_throughput_is_the_median_of_operations_and_loads() -> None:
     assert report.throughput_ratios(results(*samples), slow=False) == []
 
 
+def test_where_the_older_mlflow_is_faster_is_said() -> None:
+    of = {"metric": "throughput", "store": "SQLite", "operation": "log-batch", "clients": 16}
+    samples = [
+        {**of, "contender": contender, "slow": slow, "values": [value]}
+        for contender, slow, value in (
+            ("toolkit", False, 50), ("older", False, 100), ("toolkit", True, 20), ("older", True, 10),
+        )
+    ]  # fmt: skip
+    page = report.page(results(start("toolkit", 1), *samples))
+    assert "throughput is 0.50 of its, with slow fsync 2.00." in page
+
+
 def test_errors_of_the_toolkit_miss_their_target() -> None:
     steady = {"metric": "steady errors", "contender": "toolkit", "store": "SQLite", "values": [3]}
     assert report.targets(results(steady)) == [("errors with 64 clients, SQLite", "0", "3", False)]
