@@ -70,7 +70,7 @@ def test_a_backup_is_killed(place: MakePlace, filled: Path, fault: MakeFault) ->
     before = look(store), tree(store.folder / "artifacts")
     with fault("kill -9 during backup, with artifacts") as row:
         seconds, whole = duration(store, "backup", artifacts=True), 0
-        for _ in row.tries(short=3):
+        for _ in row.tries(short=2):
             count = len(list(store.backups.glob("*.zip")))
             kill(store, row, seconds * 1.2, "backup", artifacts=True)
             whole += len(list(store.backups.glob("*.zip"))) > count
@@ -114,7 +114,7 @@ def test_a_restore_is_killed(
         old, seconds = state(), duration(store, "restore", source="new.zip", force=True, check=False)
         fresh, ends = state(), {"old": 0, "new": 0}
         assert old != fresh
-        for number in row.tries(short=3):
+        for number in row.tries(short=2):
             shutil.rmtree(store.folder / "artifacts")
             shutil.copytree(source.folder / "artifacts", store.folder / "artifacts")
             for path in (store.folder / "artifacts").rglob("*"):
@@ -228,7 +228,7 @@ def test_a_clean_up_is_killed(place: MakePlace, template: Path, fault: MakeFault
             duration(store, "gc", older_than=0, force=True),
             {run for run, deleted in runs if not deleted},
         )
-        for _ in row.tries(short=3):
+        for _ in row.tries(short=2):
             reset()
             kill(store, row, seconds, "gc", older_than=0, force=True)
             left = {run for (run,) in query(store.path, "SELECT run_uuid FROM runs")}
@@ -267,7 +267,7 @@ def test_a_full_disk(
                 store.path.unlink()
                 old_database(store.path)
             before, refused = look(store), 0
-            for _ in row.tries(short=3):
+            for _ in row.tries(short=2):
                 fill_up(volume, row.random.randrange(most))
                 job = store.start(task, **options)
                 code = job.wait()

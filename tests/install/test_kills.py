@@ -17,6 +17,8 @@ from transaction import recover
 from . import faults
 from .conftest import FILES, commit, lay, snapshot, toolkit_in
 
+pytestmark = pytest.mark.e2e
+
 
 class Repository:
     """Somebody's repository and two versions of the toolkit, all in one folder."""
