@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from machine import MemoryLimit, Unable, free_port, processor_seconds, pss, session, tree
+from machine import MemoryLimit, Unable, end, free_port, processor_seconds, pss, session, tree
 
 ROOT = Path(__file__).parents[1]
 MLFLOW = ROOT / ".mlflow/venv-mlflow/bin/python"
@@ -170,12 +170,9 @@ class Server:
             self.process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(15)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            left = [pid for pid in members if Path(f"/proc/{pid}").exists()] + session(self.process.pid)
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            if self.process.poll() is not None and not left:
-                break
-            time.sleep(0.02)
+
+        def left() -> list[int]:
+            self.process.poll()  # what has ended is there until somebody asks
+            return [pid for pid in members if Path(f"/proc/{pid}").exists()] + session(self.process.pid)
+
+        end(left)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -48,15 +49,31 @@ def tree(pid: int) -> list[int]:
     return found
 
 
+def _stat(pid: int) -> list[str]:
+    """Return the fields of a process's `stat` from its state on; OSError where it has ended."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 def session(pid: int) -> list[int]:
     """Return the processes of the session that a process has begun, also those whose parents have ended."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            fields = _stat(int(entry.name))
             if int(fields[3]) == pid and fields[0] != "Z":
                 found.append(int(entry.name))
     return found
+
+
+def end(left: Callable[[], list[int]]) -> list[int]:
+    """Kill the processes that `left` returns until there are none; return those that are there after 10 s."""
+    deadline = time.monotonic() + 10
+    while (pids := left()) and time.monotonic() < deadline:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    return pids
 
 
 def pss(pid: int) -> float:
@@ -73,7 +90,7 @@ def processor_seconds(pid: int) -> float:
     ticks = 0
     for member in tree(pid):
         with suppress(OSError):
-            fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+            fields = _stat(member)
             ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -105,14 +122,8 @@ class MemoryLimit:
 
     def close(self) -> None:
         """End what is left in the group, and remove it: a server out of memory leaves processes behind."""
-        deadline = time.monotonic() + 10
-        while left := (self.folder / "cgroup.procs").read_text().split():
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-            if time.monotonic() > deadline:
-                raise Unable(f"{self.folder} cannot be emptied: {', '.join(left)}")
-            time.sleep(0.05)
+        if left := end(lambda: [int(pid) for pid in (self.folder / "cgroup.procs").read_text().split()]):
+            raise Unable(f"{self.folder} cannot be emptied: {left}")
         self.folder.rmdir()
 
     @staticmethod

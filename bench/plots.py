@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from report import OPERATIONS, TITLES, Results, median, values
+from report import OPERATIONS, TITLES, Results, median, run_counts, values
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
@@ -103,9 +103,7 @@ def draw(results: Results, folder: Path) -> None:
             axes, [*shown, ("growth memory", 1, "memory, MB")], strict=True
         ):
             for store, colour in zip(stores, ("#2f9e6e", "#5b8dd6"), strict=False):
-                counts = sorted(
-                    {s["runs"] for s in results["samples"] if s["metric"] == metric and s["store"] == store}
-                )
+                counts = run_counts(results, store)
                 heights = [scale * (median(results, metric, store=store, runs=runs) or 0) for runs in counts]
                 axis.plot(counts, heights, "o-", color=colour, label=store)
             axis.set_xscale("symlog", linthresh=1000)

@@ -55,6 +55,12 @@ def paired(results: Results, metric: str, other: str, **of: Any) -> list[float]:
     return [a / b for a, b in zip(own, theirs, strict=False) if b]  # without errors, there may be no p99
 
 
+def run_counts(results: Results, store: str) -> list[int]:
+    """Return the numbers of runs in a store with which its growth has been measured."""
+    samples = [s for s in results["samples"] if s["metric"] == "growth start" and s["store"] == store]
+    return sorted({s["runs"] for s in samples})
+
+
 def percentile(found: list[float], rank: int) -> float:
     """Return a percentile, by the nearest rank."""
     return sorted(found)[min(len(found) - 1, rank * len(found) // 100)]
@@ -190,10 +196,7 @@ def _steady(results: Results) -> str:
 def _growth(results: Results) -> str:
     rows = []
     for store in _stores(results):
-        counts = sorted(
-            {s["runs"] for s in results["samples"] if s["metric"] == "growth start" and s["store"] == store}
-        )
-        for runs in counts:
+        for runs in run_counts(results, store):
             row = [f"{runs:,}", store]
             for metric, scale, digits in (
                 ("growth start", 1, 1),
@@ -242,7 +245,7 @@ def sizing(results: Results) -> str:
         found = median(results, metric, **of)
         return "-" if found is None else f"{found * scale:,.{digits}f}"
 
-    def load(metric: str, scale: float = 1, digits: int = 0, **of: Any) -> str:
+    def logging(metric: str, scale: float = 1, digits: int = 0, **of: Any) -> str:
         of = {"contender": "toolkit", "operation": "log-batch", "clients": 16, **of}
         return figure(metric, scale, digits, **of)
 
@@ -252,7 +255,7 @@ def sizing(results: Results) -> str:
     def workers(metric: str, number: int) -> str:
         return figure(f"workers {metric}", store="SQLite", workers=number)
 
-    most = max(s["runs"] for s in results["samples"] if s["metric"] == "growth start")
+    most = run_counts(results, "SQLite")[-1]
     processors = results["machine"]["processors"]
     own = figure("preset", contender="toolkit")
     rows = [
@@ -267,16 +270,16 @@ def sizing(results: Results) -> str:
         [
             "many clients log at once",
             "SQLite lets one write at a time: with 16 clients, one batch in a hundred takes "
-            f"{load('p99', digits=2, store='SQLite', slow=False)} s, on PostgreSQL "
-            f"{load('p99', digits=2, store='PostgreSQL', slow=False)} s",
+            f"{logging('p99', digits=2, store='SQLite', slow=False)} s, on PostgreSQL "
+            f"{logging('p99', digits=2, store='PostgreSQL', slow=False)} s",
             "`backend_store_uri`: PostgreSQL",
         ],
         [
             "the volume is slow (5 ms more for each fsync)",
-            f"{load('throughput', store='SQLite', slow=True)} batches a second instead of "
-            f"{load('throughput', store='SQLite', slow=False)}; PostgreSQL on such a disk: "
-            f"{load('throughput', store='PostgreSQL', slow=True)} instead of "
-            f"{load('throughput', store='PostgreSQL', slow=False)}",
+            f"{logging('throughput', store='SQLite', slow=True)} batches a second instead of "
+            f"{logging('throughput', store='SQLite', slow=False)}; PostgreSQL on such a disk: "
+            f"{logging('throughput', store='PostgreSQL', slow=True)} instead of "
+            f"{logging('throughput', store='PostgreSQL', slow=False)}",
             "`backend_store_uri`: PostgreSQL",
         ],
         [

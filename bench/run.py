@@ -25,12 +25,11 @@ import plots
 import report
 from contenders import CONTENDERS, MLFLOW, ROOT, Contender, Server
 from machine import MemoryLimit, Unable, program
-from report import percentile
+from report import OPERATIONS, percentile
 from stores import Postgres, Sqlite, Store
 from toolkit import TARGETS, Workspace
 
 HERE = Path(__file__).parent
-OPERATIONS = ("log-batch", "log-metric", "create-run", "search-runs")
 WRITES = OPERATIONS[:3]
 PRESETS = (256, 384, 512, 640, 768, 1024, 1536, 2048, 3072, 4096, 8192)
 """MB of memory that presets are tried with."""
@@ -72,6 +71,7 @@ class Bench:
         self.folder = folder
         self.begun = time.monotonic()
         self.samples: list[dict[str, Any]] = []
+        self.contenders = [contender for contender in CONTENDERS if contender.name in plan.contenders]
         self.flag = folder / "slow"
         library = folder / "slow_fsync.so"
         gcc = program("gcc", "apt-get install gcc libc6-dev")
@@ -144,7 +144,7 @@ class Bench:
 
     def warm_up(self) -> None:
         """Start each contender once, so that its bytecode is there, as in an image, and cached."""
-        for contender in (c for c in CONTENDERS if c.name in self.plan.contenders):
+        for contender in self.contenders:
             self.start(contender, self.stores[0].empty()).stop()
 
     def fresh(self, contender: Contender, store: Store) -> None:
@@ -248,7 +248,7 @@ class Bench:
         self.warm_up()
         for number in range(self.plan.rounds):
             for store in self.stores:
-                for contender in (c for c in CONTENDERS if c.name in self.plan.contenders):
+                for contender in self.contenders:
                     self.session(contender, store, steady=number == 0)
                     if self.plan.fresh:
                         self.fresh(contender, store)

@@ -201,7 +201,6 @@ def _spawn(state: Path) -> "subprocess.Popen[bytes]":
     env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     env |= {"HOME": str(state / "home"), "PYTHONPATH": str(Path(__file__).absolute().parents[1])}
     env["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix or ""
-    env["PYTHONDONTWRITEBYTECODE"] = os.environ.get("PYTHONDONTWRITEBYTECODE", "")
     try:
         # Of its own session and away from the user's folder: neither ^C nor an unmount meets it.
         return subprocess.Popen(

@@ -256,7 +256,7 @@ def test_a_full_disk(
 ) -> None:
     volume = mount("size=12m")
     store = Place(warm, volume)
-    tasks: list[tuple[str, dict[str, bool], int]] = [
+    tasks: list[tuple[str, dict[str, Any], int]] = [
         ("backup", {"artifacts": True}, 200_000),
         ("upgrade", {"check": False}, 1_500_000),
     ]

@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -146,21 +146,22 @@ class Place:
             **env,
         }
 
-    def start(self, task: str, **options: Any) -> Job:
-        """Start a task."""
+    def start(self, task: str, patch: str = "", env: Mapping[str, str] | None = None, **options: Any) -> Job:
+        """Start a task, after code that changes how it is done and may read more variables."""
         words = {"do": task, "backups": str(self.backups), **options}
         words["from"] = words.pop("source", "")
-        return self.warm.start(STORE_JOB, **self.env, MLFLOW_STORE_TASK=json.dumps(words))
+        code, variables = f"{patch}\n{STORE_JOB}", {**self.env, **(env or {})}
+        return self.warm.start(code, **variables, MLFLOW_STORE_TASK=json.dumps(words))
 
-    def run(self, task: str, **options: Any) -> dict[str, Any]:
+    def run(self, task: str, patch: str = "", **options: Any) -> dict[str, Any]:
         """Do a task that has to succeed, and return its result."""
-        job = self.start(task, **options)
+        job = self.start(task, patch, **options)
         assert job.wait() == 0, job.said
         return job.result
 
-    def refused(self, task: str, **options: Any) -> str:
+    def refused(self, task: str, patch: str = "", **options: Any) -> str:
         """Do a task that has to end with an error, and return it."""
-        job = self.start(task, **options)
+        job = self.start(task, patch, **options)
         assert job.wait() == 1, job.said
         assert "Traceback" not in job.said
         return str(job.result["error"])

@@ -133,12 +133,11 @@ def test_long_work_says_how_far_it_is(place: MakePlace, filled: Path) -> None:
     store.path.write_bytes(filled.read_bytes())
     (store.folder / "artifacts").mkdir()
     (store.folder / "artifacts/file").write_bytes(b"x")
-    always = "import sys, store; store.PROGRESS_EVERY = -1; sys.exit(store_job.main())"
-    words = {"backups": str(store.backups), "artifacts": True, "force": True, "check": False}
+    always = "import store; store.PROGRESS_EVERY = -1"
     said, result = "", {"name": ""}
     for task in ("backup", "restore"):
-        task_ = json.dumps({**words, "do": task, "from": result["name"]})
-        job = store.warm.start(always, **store.env, MLFLOW_STORE_TASK=task_)
+        options: dict[str, Any] = {"artifacts": True, "force": True, "check": False}
+        job = store.start(task, always, source=result["name"], **options)
         assert job.wait() == 0, job.said
         said, result = said + job.said, job.result
     for what in ("bytes written to the backup", "bytes verified", "artifacts read"):

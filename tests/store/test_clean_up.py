@@ -12,7 +12,7 @@ import pytest
 from tests.serve.harness import old_database
 
 from .conftest import S3, MakePlace
-from .harness import Job, Place, tree
+from .harness import Place, tree
 
 pytestmark = pytest.mark.e2e
 DAY = 24 * 3600
@@ -54,7 +54,9 @@ print(json.dumps(made))
 class Filled:
     """A store with an experiment that is kept, one deleted now and one long ago; each has deleted runs."""
 
-    def __init__(self, store: Place) -> None:
+    def __init__(self, store: Place, template: Path | None = None) -> None:
+        if template:
+            shutil.copyfile(template, store.path)
         self.store = store
         made = json.loads(store.warm.python(FILL, **store.env).splitlines()[-1])
         self.experiments: dict[str, str] = made["experiments"]
@@ -89,14 +91,6 @@ class Filled:
         return found
 
 
-def changed(place: Place, code: str, **env: str) -> Job:
-    """Remove what is deleted, with code that changes how."""
-    task = json.dumps({"do": "gc", "backups": str(place.backups), "older_than": 0, "force": True})
-    job = place.warm.start(code, **place.env, MLFLOW_STORE_TASK=task, **env)
-    assert job.wait() == 0, job.said
-    return job
-
-
 KEPT = ("kept", "kept: run", "kept: model", "kept: other")
 DELETED = {
     "kept: run deleted": 100,
@@ -126,8 +120,7 @@ def make_older(filled: Filled) -> None:
 
 def test_what_is_shown_is_removed_and_nothing_else(place: MakePlace, template: Path) -> None:
     store = place()
-    shutil.copyfile(template, store.path)
-    filled = Filled(store)
+    filled = Filled(store, template)
     filled.write()
     make_older(filled)
     assert filled.shown() == DELETED
@@ -137,7 +130,7 @@ def test_what_is_shown_is_removed_and_nothing_else(place: MakePlace, template: P
     assert filled.shown(older_than=30 * DAY, force=True) == LONG_AGO
     assert filled.shown() == {name: size for name, size in DELETED.items() if name not in LONG_AGO}
     stop = """
-import os, signal, sys, store_job
+import os, signal, store_job
 delete, count = store_job.Artifacts.delete, []
 def kill(self):
     delete(self)
@@ -145,10 +138,8 @@ def kill(self):
     if len(count) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 store_job.Artifacts.delete = kill
-sys.exit(store_job.main())
 """
-    task = {"do": "gc", "backups": str(store.backups), "older_than": 0, "force": True}
-    assert store.warm.start(stop, **store.env, MLFLOW_STORE_TASK=json.dumps(task)).wait() == -9
+    assert store.start("gc", stop, older_than=0, force=True).wait() == -9
     assert 0 < len(filled.shown()) < len(DELETED) - len(LONG_AGO)
     filled.shown(force=True)
     assert filled.shown() == {}
@@ -163,8 +154,7 @@ sys.exit(store_job.main())
 
 def test_in_an_object_store(place: MakePlace, template: Path, s3: S3) -> None:
     store = place(destination="s3://bucket/gc", **s3.env)
-    shutil.copyfile(template, store.path)
-    filled = Filled(store)
+    filled = Filled(store, template)
     for name, data in filled.files.items():
         s3.client.put_object(Bucket="bucket", Key=f"gc/{name}", Body=data)
     assert filled.shown() == DELETED
@@ -184,7 +174,6 @@ def test_an_object_store_that_deletes_by_a_bare_prefix(place: MakePlace, templat
         for name in ("run/artifacts/f", "run/artifacts/f2", "f"):
             s3.client.put_object(Bucket="bucket", Key=f"bare/{number}/{name}", Body=b"x")
     bare = """
-import sys
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 def delete_artifacts(self, artifact_path=None):
     bucket, prefix = self.parse_s3_compliant_uri(self.artifact_uri)
@@ -193,20 +182,18 @@ def delete_artifacts(self, artifact_path=None):
     for found in client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", []):
         client.delete_object(Bucket=bucket, Key=found["Key"])
 S3ArtifactRepository.delete_artifacts = delete_artifacts
-sys.exit(store_job.main())
 """
-    assert changed(store, bare).result["totals"]["experiment"] == 1
+    assert store.run("gc", bare, older_than=0, force=True)["totals"]["experiment"] == 1
     assert {name.partition("/")[0] for name in s3.tree("bare/")} == {"10", "12"}
     assert len(s3.tree("bare/")) == 6
 
 
 def test_what_clients_restore_meanwhile_stays(place: MakePlace, template: Path) -> None:
     store = place()
-    shutil.copyfile(template, store.path)
-    filled = Filled(store)
+    filled = Filled(store, template)
     filled.write()
     restoring = """
-import contextlib, os, sqlite3, sys, store_job
+import contextlib, os, sqlite3, store_job
 size, count = store_job.Artifacts.size, []
 def restore(self):  # a click on Restore, in the middle
     count.append(1)
@@ -217,9 +204,9 @@ def restore(self):  # a click on Restore, in the middle
                 database.execute(f"UPDATE {table} SET lifecycle_stage = 'active'")
     return size(self)
 store_job.Artifacts.size = restore
-sys.exit(store_job.main())
 """
-    [gone] = changed(store, restoring, DATABASE=str(store.path)).result["found"]
+    env = {"DATABASE": str(store.path)}
+    [gone] = store.run("gc", restoring, env=env, older_than=0, force=True)["found"]
     left = [name for name, identifier in filled.ids.items() if identifier != gone["id"]]
     assert tree(store.folder / "artifacts") == filled.left(*filled.experiments, *left)
     rows = store.query("SELECT run_uuid FROM runs UNION SELECT model_id FROM logged_models")
@@ -229,8 +216,7 @@ sys.exit(store_job.main())
 
 def test_a_deleted_experiment_with_a_run_that_is_not_stays(place: MakePlace, template: Path) -> None:
     store = place()
-    shutil.copyfile(template, store.path)
-    filled = Filled(store)
+    filled = Filled(store, template)
     filled.write()
     run, experiment = filled.ids["deleted: run"], filled.experiments["deleted"]
     store.query(f"UPDATE runs SET lifecycle_stage = 'active', deleted_time = NULL WHERE run_uuid = '{run}'")

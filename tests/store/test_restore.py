@@ -22,7 +22,7 @@ import pytest
 from tests.serve.harness import ARTIFACTS, StartServer, old_database, wait_for
 
 from .conftest import MakePlace
-from .harness import Job, Place, content, damage, query, schema, tree
+from .harness import Place, content, damage, query, schema, tree
 
 pytestmark = pytest.mark.e2e
 Members = dict[str, bytes]
@@ -46,15 +46,7 @@ def with_backup(place: Place, backup: Path, name: str = "backup.zip") -> str:
     return name
 
 
-def changed(place: Place, code: str, task: str, source: str = "") -> Job:
-    """Do a task, a restore by force, after code that changes how; return it when it has ended."""
-    words = {"do": task, "backups": str(place.backups), "from": source, "force": True, "check": False}
-    task = json.dumps({**words, "artifacts": False})
-    job = place.warm.start(
-        f"{code}\nimport sys; sys.exit(store_job.main())", **place.env, MLFLOW_STORE_TASK=task
-    )
-    job.wait()
-    return job
+QUICKLY = "import serve; serve.SQLITE_WAIT = 0.2"
 
 
 def members(backup: Path) -> Members:
@@ -274,11 +266,8 @@ def test_a_locked_database_is_no_damaged_one(backup: Path, filled: Path, place: 
     name = with_backup(store, backup)
     with closing(sqlite3.connect(store.path)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
-        code = "import sys, serve; serve.SQLITE_WAIT = 0.2; sys.exit(store_job.main())"
-        words = {"do": "restore", "backups": str(store.backups), "from": name, "force": True, "check": False}
-        job = store.warm.start(code, **store.env, MLFLOW_STORE_TASK=json.dumps(words))
-        assert job.wait() == 1
-        assert "database is locked" in job.result["error"]
+        error = store.refused("restore", QUICKLY, source=name, force=True, check=False)
+        assert "database is locked" in error
     assert content(store.path) == content(filled)
     assert [path.name for path in store.backups.iterdir()] == [name]
 
@@ -295,9 +284,8 @@ def test_a_writer_ends_a_task_instead_of_holding_it_up(
     name = with_backup(store, backup)
     with closing(sqlite3.connect(store.path, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
-        job = changed(store, "import serve; serve.SQLITE_WAIT = 0.2", task, name)
-        assert job.code == 1
-        assert "database is locked" in job.result["error"], job.said
+        error = store.refused(task, QUICKLY, source=name, force=True, check=False)
+        assert "database is locked" in error
     assert content(store.path) == before
     assert not list(store.folder.glob("artifacts/.*"))
     assert not (store.folder / ".mlflow.db.unfinished").exists()
@@ -314,11 +302,10 @@ def write(store):
         database.execute("INSERT INTO experiments (experiment_id, name) VALUES (99, 'written')")
 store_job.place_artifacts = write
 """
-    job = changed(store, write, "restore", with_backup(store, backup))
-    assert job.code == 1
-    assert "now holds 8 experiments" in job.result["error"]
-    assert "the backup 7 experiments" in job.result["error"]
-    assert job.result["error"].endswith("what else writes to it?")
+    error = store.refused("restore", write, source=with_backup(store, backup), force=True, check=False)
+    assert "now holds 8 experiments" in error
+    assert "the backup 7 experiments" in error
+    assert error.endswith("what else writes to it?")
     assert store.query("SELECT name FROM experiments WHERE experiment_id = 99") == [("written",)]
     assert not (store.folder / ".mlflow.db.unfinished").exists()
 
@@ -404,13 +391,11 @@ def test_a_restore_that_ends_half_way_is_finished(
     backup: Path, filled: Path, template: Path, place: MakePlace, start: StartServer
 ) -> None:
     stop = """
-import os, signal, sys, store, store_job
+import os, signal, store, store_job
 def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
 place, _, attribute = os.environ["KILLED_AT"].rpartition(".")
 setattr(eval(place), attribute, kill)
-sys.exit(store_job.main())
 """
-    words = {"do": "restore", "from": "backup.zip", "force": True, "check": False}
     killed_at = (
         "store.Store.mark",
         "store_job.put",
@@ -424,9 +409,8 @@ sys.exit(store_job.main())
         (store.folder / "artifacts").mkdir()
         (store.folder / "artifacts/b").write_bytes(b"mine")
         before = content(store.path), tree(store.folder / "artifacts")
-        with_backup(store, backup)
-        task = json.dumps({**words, "backups": str(store.backups)})
-        job = store.warm.start(stop, **store.env, MLFLOW_STORE_TASK=task, KILLED_AT=point)
+        name = with_backup(store, backup)
+        job = store.start("restore", stop, {"KILLED_AT": point}, source=name, force=True, check=False)
         assert job.wait() == -signal.SIGKILL, job.said
         assert len(list((store.folder / "artifacts").glob(".mlflow-restore-*"))) == (number < 3)
         assert (store.folder / ".mlflow.db.unfinished").exists() == (number > 0)
@@ -464,7 +448,7 @@ def test_a_restore_that_cannot_be_finished_gives_way_to_another(
 def test_sigterm_leaves_the_old_store(backup: Path, template: Path, place: MakePlace) -> None:
     """It comes while the rows are written; later it waits until everything is in its place."""
     stop = """
-import os, signal, sys, time, store_job
+import os, signal, store_job
 put, number = store_job.put, int(os.environ["NUMBER"])
 def wait(store, work, before_commit):
     def both():
@@ -474,15 +458,13 @@ def wait(store, work, before_commit):
         os.kill(os.getpid(), signal.SIGTERM)
     put(store, work, both)
 store_job.put = wait
-sys.exit(store_job.main())
 """
     for number in (0, 1):
         store = place(str(number))
         shutil.copyfile(template, store.path)
         before = content(store.path)
-        words = {"do": "restore", "from": with_backup(store, backup), "force": True, "check": False}
-        task = json.dumps({**words, "backups": str(store.backups)})
-        job = store.warm.start(stop, **store.env, MLFLOW_STORE_TASK=task, NUMBER=str(number))
+        name, env = with_backup(store, backup), {"NUMBER": str(number)}
+        job = store.start("restore", stop, env, source=name, force=True, check=False)
         assert job.wait() == 128 + signal.SIGTERM, job.said
         assert (content(store.path) == before) is (number == 0)
         assert tree(store.folder / "artifacts") == ({"0/a": b"one", "b": b"two"} if number else {})
@@ -521,18 +503,14 @@ def test_only_one_task_at_a_time(filled: Path, place: MakePlace) -> None:
     store = place()
     shutil.copyfile(filled, store.path)
     hold = """
-import sys, time, store_job
+import time, store_job
 store_job.TASKS["backup"] = lambda *_: time.sleep(60)
-sys.exit(store_job.main())
 """
-    task = json.dumps({"do": "backup", "backups": str(store.backups), "artifacts": False})
-    job = store.warm.start(hold, **store.env, MLFLOW_STORE_TASK=task)
+    job = store.start("backup", hold, artifacts=False)
     wait_for(lambda: (store.folder / ".mlflow.db.store").exists(), "the lock")
     time.sleep(0.1)
-    quick = "import sys, store; store.LOCK_WAIT = 0.1; sys.exit(store_job.main())"
-    other = store.warm.start(quick, **store.env, MLFLOW_STORE_TASK=task)
-    assert other.wait() == 1
-    assert other.result["error"].startswith(f"another backup, restore, upgrade or clean-up of {store.path}")
+    error = store.refused("backup", "import store; store.LOCK_WAIT = 0.1", artifacts=False)
+    assert error.startswith(f"another backup, restore, upgrade or clean-up of {store.path}")
     job.signal()
     job.wait()
     assert store.backup()
@@ -544,7 +522,7 @@ def test_only_one_task_at_a_time_where_files_have_no_locks(filled: Path, place: 
     shutil.copyfile(filled, store.path)
     store.env["MLFLOW_BACKEND_STORE_URI"] = f"sqlite:///file:{store.path}?vfs=unix-dotfile&uri=true"
     hold = """
-import sqlite3, sys, time, serve, store, store_job
+import sqlite3, time, serve, store, store_job
 store.LOCK_WAIT = 0.2
 def hold(store, *_):
     database = sqlite3.connect(serve.sqlite_file(store.uri)[1], uri=True, isolation_level=None)
@@ -552,19 +530,15 @@ def hold(store, *_):
     print("held", flush=True)
     time.sleep(60)
 store_job.TASKS["backup"] = hold
-sys.exit(store_job.main())
 """
-    task = json.dumps({"do": "backup", "backups": str(store.backups), "artifacts": False})
-    job = store.warm.start(hold, **store.env, MLFLOW_STORE_TASK=task)
+    job = store.start("backup", hold, artifacts=False)
     wait_for(lambda: "held" in job.said, "the lock")
     quick = "import serve, store; store.LOCK_WAIT = serve.SQLITE_WAIT = 1.0"
-    other = changed(store, quick, "backup")
-    assert other.code == 1
-    assert other.result["error"].startswith(f"another backup, restore, upgrade or clean-up of {store.path}")
+    error = store.refused("backup", quick, artifacts=False)
+    assert error.startswith(f"another backup, restore, upgrade or clean-up of {store.path}")
     assert job.code is None
     job.signal()
     job.wait()
     assert {path.name for path in store.folder.glob("*.lock")} == {".mlflow.db.store.lock", "mlflow.db.lock"}
-    next_one = changed(store, quick, "backup")
-    assert next_one.result["name"], next_one.said
+    assert store.run("backup", quick, artifacts=False)["name"]
     assert not list(store.folder.glob("*.lock"))

@@ -20,7 +20,7 @@ from .harness import Job, Place, content, look, old_place, query, schema, tree
 
 pytestmark = pytest.mark.e2e
 FAULT = """
-import os, signal, sys, time, backup_file, serve, store, store_job
+import os, signal, time, backup_file, serve, store, store_job
 def fail(*_):
     if os.getpid() != os.getpgrp():  # in a child
         time.sleep(0.2)
@@ -32,7 +32,6 @@ def fail(*_):
     raise OSError("the fault")
 module, name = os.environ["AT"].split(".")
 setattr(globals()[module], name, fail)
-sys.exit(store_job.main())
 """
 FILE_STORE = """
 import os, mlflow
@@ -49,8 +48,7 @@ print(run.info.run_id, end="")
 
 def faulty(place: Place, at: str, fault: str = "error", **env: str) -> Job:
     """Start an upgrade in which a function fails, or kills the process."""
-    task = json.dumps({"do": "upgrade", "backups": str(place.backups), "check": False})
-    return place.warm.start(FAULT, **place.env, MLFLOW_STORE_TASK=task, AT=at, FAULT=fault, **env)
+    return place.start("upgrade", FAULT, {"AT": at, "FAULT": fault, **env}, check=False)
 
 
 def upgrade(place: Place) -> dict[str, Any]:
@@ -118,7 +116,7 @@ def test_a_write_right_before_the_copy_is_kept(place: MakePlace) -> None:
     store = place()
     old_database(store.path)
     write = """
-import contextlib, sqlite3, sys, store
+import contextlib, sqlite3, store
 damage = store.Store.damage
 def write(self):
     found = damage(self)
@@ -126,12 +124,8 @@ def write(self):
         database.execute("INSERT INTO experiments (experiment_id, name) VALUES (99, 'written')")
     return found
 store.Store.damage = write
-sys.exit(store_job.main())
 """
-    task = json.dumps({"do": "upgrade", "backups": str(store.backups), "check": False})
-    job = store.warm.start(write, **store.env, MLFLOW_STORE_TASK=task)
-    assert job.wait() == 1, job.said
-    assert "was written to during its upgrade" in job.result["error"]
+    assert "was written to during its upgrade" in store.refused("upgrade", write, check=False)
     assert store.query("SELECT name FROM experiments WHERE experiment_id = 99") == [("written",)]
     assert store.query("SELECT version_num FROM alembic_version") == [(OLD_REVISION,)]
 
@@ -294,9 +288,8 @@ def test_an_upgrade_of_mysql_that_is_killed_is_undone(
     server = start(store.destination, MLFLOW_BACKEND_STORE_URI=store.uri)
     assert server.process.wait(60) == 1
     assert "a restore or an upgrade of mysql database at 127.0.0.1" in server.lines[-1]
-    task = json.dumps({"do": "backup", "backups": str(store.backups), "artifacts": False})
     for at in ("store.create_schema", "store.put"):  # killed again on the way back
-        job = store.warm.start(FAULT, **store.env, MLFLOW_STORE_TASK=task, AT=at, FAULT="kill")
+        job = store.start("backup", FAULT, {"AT": at, "FAULT": "kill"}, artifacts=False)
         assert job.wait() == -9, job.said
         assert "there are no runs yet" in other.refused("backup", artifacts=False)
         assert mariadb.execute(marks, "mlflow_killed")
@@ -305,12 +298,11 @@ def test_an_upgrade_of_mysql_that_is_killed_is_undone(
 
 
 KILL = """
-import os, signal, sys, sqlalchemy
+import os, signal, sqlalchemy
 @sqlalchemy.event.listens_for(sqlalchemy.Table, os.environ["AT"])
 def kill(table, connection, **_):
     if table.name == "runs" and connection.dialect.name != "sqlite":  # the copy for a backup is
         os.killpg(0, signal.SIGKILL)
-sys.exit(store_job.main())
 """
 
 
@@ -323,13 +315,13 @@ def test_an_undo_that_is_killed_is_finished(
     store = old_place(store.warm, store.folder, server, "mlflow_undone")
     before = look(store)
     done = upgrade(store)
-    words = {"do": "undo", "backups": str(store.backups), **done}
+    task, options = "undo", done
     for at in ("before_drop", "after_create", "after_create"):  # of `runs`, one of many tables
-        job = store.warm.start(KILL, **store.env, MLFLOW_STORE_TASK=json.dumps(words), AT=at)
+        job = store.start(task, KILL, {"AT": at}, **options)
         assert job.wait() == -9, job.said
         mark = json.loads(server.execute("SELECT note FROM mlflow_unfinished", "mlflow_undone"))
         assert mark == {"do": "undo", "backup": done["backup"]}
-        words = {"do": "backup", "backups": str(store.backups), "artifacts": False}
+        task, options = "backup", {"artifacts": False}
     refusing = start(store.destination, MLFLOW_BACKEND_STORE_URI=store.uri)
     assert refusing.process.wait(60) == 1
     assert "a restore or an upgrade of" in refusing.lines[-1]
