@@ -39,7 +39,7 @@ class Contender:
         """Return the command and its environment; no contender phones home."""
         env = {"MLFLOW_DISABLE_TELEMETRY": "true", **self.env}
         if self.words is None:  # as the action runs it
-            script = (ROOT / "scripts/serve.py").read_text(encoding="utf-8")
+            script = (ROOT / "scripts/in_job/serve.py").read_text(encoding="utf-8")
             return [str(self.python), "-uc", script], {
                 "MLFLOW_ACTION_MODE": "server",
                 "MLFLOW_BACKEND_STORE_URI": uri,

@@ -14,11 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "bench")]
 
-from dev import editor_help  # noqa: E402
-
-import action  # noqa: E402
 import report  # noqa: E402
-import settings  # noqa: E402
+from dev import editor_help  # noqa: E402
+from settings import action, layers  # noqa: E402
 
 STRING = r"""(?:"[^"]*"|'[^']*')"""
 EXPRESSION = re.compile(rf"""(?s)\$\{{\{{(?:{STRING}|[^"'])*?\}}\}}|\$\[\[(?:{STRING}|[^"'])*?\]\]""")
@@ -32,7 +30,7 @@ def embed(action: str, script: str) -> str:
         ValueError: the script holds what neuro-flow would take for an expression, or the block is missing.
     """
     if "${{" in script or "$[[" in script:
-        raise ValueError("scripts/serve.py holds ${{ or $[[, which neuro-flow would evaluate")
+        raise ValueError("scripts/in_job/serve.py holds ${{ or $[[, which neuro-flow would evaluate")
     block = "".join(f"    {line}" if line.strip() else "\n" for line in script.splitlines(keepends=True))
     new, count = re.subn(r"(?m)(^  python: \|\n)(?:    .*\n|\n)*", lambda head: head[1] + block, action)
     if count != 1:
@@ -43,7 +41,7 @@ def embed(action: str, script: str) -> str:
 def settings_table(action_text: str) -> str:
     """Return the rows of README.md's table of settings."""
     rows = ["\n| variable | default | meaning |\n|---|---|---|\n"]
-    for entry in [*action.read_inputs(action_text).values(), *settings.TOOLKIT.values()]:
+    for entry in [*action.read_inputs(action_text).values(), *layers.TOOLKIT.values()]:
         default = "required" if entry.default is None else f"`{entry.default}`" if entry.default else "empty"
         rows.append(f"| `MLFLOW_{entry.name.upper()}` | {default} | {entry.description} |\n")
     return "".join(rows) + "\n"
@@ -119,7 +117,7 @@ def between(text: str, name: str, content: str) -> str:
 def generated() -> dict[Path, str]:
     """Return every generated file's text as it should be."""
     action_file, readme = ROOT / "action.yaml", ROOT / "README.md"
-    script = (ROOT / "scripts/serve.py").read_text(encoding="utf-8")
+    script = (ROOT / "scripts/in_job/serve.py").read_text(encoding="utf-8")
     action_text = embed(action_file.read_text(encoding="utf-8"), script)
     readme_text = between(readme.read_text(encoding="utf-8"), "settings", settings_table(action_text))
     readme_text = between(readme_text, "arguments", reference(action_text))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import settings
-import values
-from action import Input
+from settings import layers, values
+from settings.action import Input
 
 SCHEMA = "mlflow.schema.json"
 
@@ -53,7 +52,7 @@ def schema(inputs: dict[str, Input]) -> str:
                 "title": "Settings of the MLflow server toolkit",
                 "type": ["object", "null"],
                 "additionalProperties": False,
-                "properties": {n: _property(e) for n, e in {**inputs, **settings.TOOLKIT}.items()},
+                "properties": {n: _property(e) for n, e in {**inputs, **layers.TOOLKIT}.items()},
             },
             indent=2,
         )
@@ -68,7 +67,7 @@ def example(inputs: dict[str, Input]) -> str:
         "# Copy this to mlflow.yaml and take the # off what you set. ${NAME} and ${NAME:-default} stand for",
         "# environment variables; passwords belong into a platform secret: secret:NAME.",
     ]
-    for entry in {**inputs, **settings.TOOLKIT}.values():
+    for entry in {**inputs, **layers.TOOLKIT}.values():
         default = "/mnt/mlflow/artifacts" if entry.default is None else entry.default
         shown = default if default and default[0] not in "[{" else json.dumps(default)
         lines += ["", f"# {entry.description}", f"#{entry.name}: {shown}"]

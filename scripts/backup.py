@@ -10,12 +10,12 @@ from typing import Any
 
 import yarl
 
-import check
-import console
-from console import Failure, Problem, say
-from flow import Flow, open_flow
-from settings import Settings, load
-from store_task import Task, yes
+from common import console
+from common.console import Failure, Problem, say
+from flow.store_task import Task
+from flow.workspace import Flow, open_flow
+from settings import problems
+from settings.layers import Settings, load, yes
 
 
 def destination(to: str) -> Path | None:
@@ -89,7 +89,7 @@ async def backup(settings: Settings, to: Path | None, *, artifacts: bool) -> Non
 def main() -> None:
     """Run the target."""
     settings = load()
-    check.require(settings)
+    problems.require(settings)
     artifacts = yes("MLFLOW_BACKUP_ARTIFACTS")
     asyncio.run(backup(settings, destination(os.environ.get("TO", "")), artifacts=artifacts))
 

@@ -3,109 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
-import yaml
-
-import action
-import console
-import values
-from console import UNREACHABLE, Failure, Problem, complain, say
-from settings import JOB, LIVE, Setting, Settings, live_file, load, redact
-
-
-def problems(settings: Settings) -> list[Problem]:
-    """Return every problem that shows without a platform."""
-    found = [*settings.problems, *_flow_problems(settings), *_place_problems(settings)]
-    plain = [setting for setting in settings.all.values() if not is_expression(setting)]
-    wrong = [problem for setting in plain if (problem := value_problem(setting, setting.value))]
-    if not wrong and len(plain) == len(settings.all):
-        found += relation_problems(settings, {name: s.value for name, s in settings.inputs.items()})
-    return found + wrong
-
-
-def is_expression(setting: Setting) -> bool:
-    """Tell whether only neuro-flow can say what the value is."""
-    return setting.layer == LIVE and "${{" in setting.value
-
-
-def value_problem(setting: Setting, value: str) -> Problem | None:
-    """Return what is wrong with a setting's value, by itself."""
-    if "\0" in value:
-        return Problem(f"{setting.name} holds a NUL", "no program can take that", setting.source)
-    fix = values.CHECKS[setting.name](value) if setting.name in values.CHECKS else ""
-    return Problem(f"{setting.name} is {redact(value)!r}", fix, setting.source) if fix else None
-
-
-def relation_problems(settings: Settings, inputs: dict[str, str]) -> list[Problem]:
-    """Return what is wrong with the inputs' values taken together."""
-    return [
-        Problem(finding.what, finding.fix, settings.inputs[finding.name].source, finding.warning)
-        for finding in values.together(inputs)
-    ]
-
-
-def _flow_problems(settings: Settings) -> list[Problem]:
-    live = live_file(settings.flow_dir)
-    if live is None:
-        fix = "run make in the folder that holds .neuro, or copy .neuro/live.yaml from the toolkit"
-        if settings.flow_dir.name == ".apolo" and live_file(Path(".neuro")):
-            fix = "neuro-flow reads .apolo where both exist: move live.yaml there, or remove .apolo"
-        return [Problem("there is no live flow here", fix, f"{settings.flow_dir}/live.yaml")]
-    try:
-        root = action.compose(live.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError):
-        return []  # said while the layers were read
-    job = action.find(root, "jobs", JOB)
-    called = action.find(job, "action")
-    at = called or job
-    line = f"{live}:{at.start_mark.line + 1}" if at else str(live)
-    expected = f"ws:{action.RENDERED}"
-    if job is None:
-        return [Problem(f"no job {JOB}", f"add one with `action: {expected}` and `args:`", str(live))]
-    if called is None or called.value not in (expected, expected.removesuffix(".yaml")):
-        said = called.value if called else "none"
-        return [Problem(f"the action of {JOB} is {said}", f"write `action: {expected}`", line)]
-    if action.find(job, "args") is None:
-        fix = "write `args: {}` at least: without it neuro-flow leaves out the defaults"
-        return [Problem(f"{JOB} has no args", fix, line)]
-    return []
-
-
-def _place_problems(settings: Settings) -> list[Problem]:
-    found = []
-    if Path.home() == Path.cwd() and settings.platform == "neuro":
-        fix = "work in a folder below it: the first login makes .apolo here, which hides .neuro"
-        found.append(Problem("the workspace is your HOME", fix, str(Path.cwd())))
-    if settings.flow_dir.name == ".apolo" and Path(".neuro").is_dir():
-        fix = "keep one of the two"
-        found.append(Problem("neuro-flow reads .apolo and leaves .neuro aside", fix, ".apolo", warning=True))
-    return found
-
-
-def require(settings: Settings) -> None:
-    """Say every problem, and stop when one is an error.
-
-    Raises:
-        Failure: at least one problem is not just a warning.
-    """
-    stop_at_errors(problems(settings))
-
-
-def stop_at_errors(found: list[Problem]) -> None:
-    """Say the problems.
-
-    Raises:
-        Failure: at least one is not just a warning.
-    """
-    if any(not problem.warning for problem in found):
-        raise Failure(*found)
-    complain(found)
+from common import console
+from common.console import UNREACHABLE, Failure, complain, say
+from settings import problems
+from settings.layers import Settings, load
 
 
 async def _check(settings: Settings) -> None:
-    from flow import open_flow  # the SDK takes long to import, and the checks above do without
-    from platform_check import check_submission, check_tools
+    from flow.platform_check import check_submission, check_tools
+    from flow.workspace import open_flow  # the SDK takes long to import, and the checks above do without
 
     try:
         async with open_flow(settings) as flow:
@@ -123,7 +30,7 @@ async def _check(settings: Settings) -> None:
 def main() -> None:
     """Run the target."""
     settings = load()
-    require(settings)
+    problems.require(settings)
     asyncio.run(_check(settings))
     say("no error found")
 

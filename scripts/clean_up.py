@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 
-import check
-import console
-from console import Failure, Problem, format_duration, parse_duration, say
-from flow import open_flow
-from settings import Settings, load
-from store_task import Task, yes
+from common import console
+from common.console import Failure, Problem, format_duration, parse_duration, say
+from flow.store_task import Task
+from flow.workspace import open_flow
+from settings import problems
+from settings.layers import Settings, load, yes
 
 
 async def clean_up(settings: Settings, older_than: int, *, force: bool) -> None:
@@ -42,7 +42,7 @@ async def clean_up(settings: Settings, older_than: int, *, force: bool) -> None:
 def main() -> None:
     """Run the target."""
     settings = load()
-    check.require(settings)
+    problems.require(settings)
     text = os.environ.get("OLDER_THAN", "")
     try:
         older_than = parse_duration(text) if text else 0

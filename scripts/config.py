@@ -6,9 +6,9 @@ import json
 import os
 from typing import Any
 
-import console
-from console import complain
-from settings import Setting, load
+from common import console
+from common.console import complain
+from settings.layers import Setting, load
 
 
 def _rows(settings: dict[str, Setting]) -> list[list[str]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-import console
-from console import say
-from flow import open_flow
-from settings import Settings, load
+from common import console
+from common.console import say
+from flow.workspace import open_flow
+from settings.layers import Settings, load
 
 
 async def down(settings: Settings) -> None:

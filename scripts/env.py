@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-import console
-import server
-from flow import open_flow, require_job
-from settings import Settings, load
+from common import console
+from flow import server
+from flow.workspace import open_flow, require_job
+from settings.layers import Settings, load
 
 
 async def env(settings: Settings) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 
-import console
-from console import Failure, Problem, format_duration, parse_duration, say
-from flow import open_flow, require_job, time_left
-from settings import Settings, load
+from common import console
+from common.console import Failure, Problem, format_duration, parse_duration, say
+from flow.workspace import open_flow, require_job, time_left
+from settings.layers import Settings, load
 
 
 async def extend(settings: Settings, by: int) -> None:

@@ -6,9 +6,9 @@ import re
 import sys
 from pathlib import Path
 
-import console
-from installation import version_of
-from settings import TOOLKIT_DIR, load
+from common import console
+from copying.installation import version_of
+from settings.layers import TOOLKIT_DIR, load
 
 TARGET = re.compile(r"^([a-z-]+):.*?## (.*)$", re.MULTILINE)
 

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import yaml
 
-import console
-import edits
-from action import ACTION, RENDERED, compose, find
-from console import Failure, Problem, complain, say
-from installation import (
+from common import console
+from common.console import Failure, Problem, complain, say
+from copying import edits
+from copying.installation import (
     HALF_DONE,
     MAKEFILES,
     UNCHANGED,
@@ -36,8 +35,20 @@ from installation import (
     version_of,
     word,
 )
-from settings import OF_TARGETS, TOOLKIT_DIR, live_file, load
-from transaction import MANIFEST, STAGE, Change, alone, apply, digest, missing_folders, pending, read, recover
+from copying.transaction import (
+    MANIFEST,
+    STAGE,
+    Change,
+    alone,
+    apply,
+    digest,
+    missing_folders,
+    pending,
+    read,
+    recover,
+)
+from settings.action import ACTION, RENDERED, compose, find
+from settings.layers import OF_TARGETS, TOOLKIT_DIR, live_file, load
 
 FOLDER = "scripts/mlflow"
 IGNORED = "/.mlflow"  # without a slash at the end: it may be a symlink

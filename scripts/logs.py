@@ -6,10 +6,10 @@ import asyncio
 import os
 import sys
 
-import console
-from console import say
-from flow import open_flow, require_job
-from settings import Settings, load
+from common import console
+from common.console import say
+from flow.workspace import open_flow, require_job
+from settings.layers import Settings, load
 
 
 async def logs(settings: Settings, *, follow: bool) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import webbrowser
 
-import console
-from console import Failure, Problem
-from flow import open_flow, require_job
-from settings import Settings, load
+from common import console
+from common.console import Failure, Problem
+from flow.workspace import open_flow, require_job
+from settings.layers import Settings, load
 
 
 async def link(settings: Settings) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import action
-import check
-import console
-from settings import load
+from common import console
+from settings import action, problems
+from settings.layers import load
 
 
 def main() -> None:
     """Run the target."""
     settings = load()
-    check.require(settings)
+    problems.require(settings)
     print(action.write_rendered(settings.action_text, settings.overrides))
 
 

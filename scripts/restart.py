@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-import check
-import console
-from flow import open_flow
-from settings import Settings, load
+from common import console
+from flow.workspace import open_flow
+from settings import problems
+from settings.layers import Settings, load
 from up import bring_up
 
 
@@ -23,7 +23,7 @@ async def restart(settings: Settings) -> None:
 def main() -> None:
     """Run the target: nothing is stopped when the settings would not start."""
     settings = load()
-    check.require(settings)
+    problems.require(settings)
     asyncio.run(restart(settings))
 
 

@@ -14,15 +14,17 @@ from pathlib import Path
 import apolo_sdk
 import yarl
 
-import check
-import console
 from backup import file_sha256
-from backup_file import SQLITE
-from console import Failure, Problem, say
-from flow import Flow, open_flow
-from settings import Settings, load
-from store_task import Task, yes
+from common import console
+from common.console import Failure, Problem, say
+from flow.store_task import Task
+from flow.workspace import Flow, open_flow
+from settings import problems
+from settings.layers import Settings, load, yes
 from up import bring_up
+
+SQLITE = b"SQLite format 3\0"
+"""What every SQLite file begins with."""
 
 
 async def on_volume(flow: Flow, folder: yarl.URL) -> dict[str, int]:
@@ -137,7 +139,7 @@ async def again(flow: Flow, failure: BaseException) -> None:
 def main() -> None:
     """Run the target."""
     settings = load()
-    check.require(settings)
+    problems.require(settings)
     asyncio.run(restore(settings, os.environ.get("FROM", ""), force=yes("MLFLOW_FORCE")))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-import console
-import server
-from console import MISTAKE, format_duration
-from drift import drift
-from flow import age, open_flow, time_left
-from settings import Settings, load
+from common import console
+from common.console import MISTAKE, format_duration
+from flow import server
+from flow.drift import drift
+from flow.workspace import age, open_flow, time_left
+from settings.layers import Settings, load
 
 
 async def status(settings: Settings) -> int:

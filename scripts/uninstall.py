@@ -10,11 +10,10 @@ from pathlib import Path
 
 import yaml
 
-import console
-from action import RENDERED
-from console import Failure, Problem, complain, say
-from edits import ADDED, VOLUME, take_out, take_out_of_flow
-from installation import (
+from common import console
+from common.console import Failure, Problem, complain, say
+from copying.edits import ADDED, VOLUME, take_out, take_out_of_flow
+from copying.installation import (
     HALF_DONE,
     MAKEFILES,
     UNCHANGED,
@@ -28,10 +27,11 @@ from installation import (
     place,
     show,
 )
+from copying.transaction import MANIFEST, Change, Tree, alone, apply, pending, read, recover
+from flow.login import STATE
 from local_platform import client
-from login import STATE
-from settings import JOB, Settings, load
-from transaction import MANIFEST, Change, Tree, alone, apply, pending, read, recover
+from settings.action import RENDERED
+from settings.layers import JOB, Settings, load
 
 REFERENCES = {VOLUME: rf"\bvolumes\.{VOLUME}\b", JOB: rf"inspect_job\(.{JOB}.\)"}
 
@@ -120,7 +120,7 @@ class Removal:
 
 async def running(settings: Settings) -> list[Problem]:
     """Return a warning for each server of this repository that runs, or might run."""
-    from flow import open_flow  # the SDK takes long to import
+    from flow.workspace import open_flow  # the SDK takes long to import
 
     found = []
     chosen = settings.toolkit["platform"]

@@ -7,16 +7,16 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator
 
-import check
-import console
-import server
-from console import Failure, Problem, complain, format_duration, say
-from drift import drift
-from flow import Flow, Job, open_flow
-from neuro_flow import HeldRun
-from platform_check import check_submission
-from settings import JOB, Settings, load
-from store_task import require_no_task
+from common import console
+from common.console import Failure, Problem, complain, format_duration, say
+from flow import server
+from flow.drift import drift
+from flow.neuro_flow import HeldRun
+from flow.platform_check import check_submission
+from flow.store_task import require_no_task
+from flow.workspace import Flow, Job, open_flow
+from settings import problems
+from settings.layers import JOB, Settings, load
 
 
 @contextlib.asynccontextmanager
@@ -151,7 +151,7 @@ def warn_unprotected(settings: Settings, job: Job) -> None:
 def main() -> None:
     """Run the target."""
     settings = load()
-    check.require(settings)
+    problems.require(settings)
     asyncio.run(up(settings))
 
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import console
-from console import Failure, Problem, complain, say
-from installation import (
+from common import console
+from common.console import Failure, Problem, complain, say
+from copying.installation import (
     HALF_DONE,
     UNCHANGED,
     Installed,
@@ -27,7 +27,7 @@ from installation import (
     version_of,
     word,
 )
-from transaction import (
+from copying.transaction import (
     MANIFEST,
     Change,
     Tree,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import check
-import console
-from console import Failure, Problem, say
-from flow import Flow, open_flow
-from settings import Settings, load
-from store_task import Task
+from common import console
+from common.console import Failure, Problem, say
+from flow.store_task import Task
+from flow.workspace import Flow, open_flow
+from settings import problems
+from settings.layers import Settings, load
 from up import bring_up
 
 
@@ -75,7 +75,7 @@ async def upgrade(settings: Settings) -> None:
 def main() -> None:
     """Run the target."""
     settings = load()
-    check.require(settings)
+    problems.require(settings)
     asyncio.run(upgrade(settings))
 
 

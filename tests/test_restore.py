@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import restore
-from console import Failure
+from common.console import Failure
 
 
 def database(path: Path) -> sqlite3.Connection:

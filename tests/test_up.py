@@ -9,7 +9,7 @@ import pytest
 from apolo_sdk import JobStatus
 
 import up
-from console import Failure
+from common.console import Failure
 
 
 def job(status: JobStatus, reason: str = "", description: str = "", restarts: int = 0) -> Any:

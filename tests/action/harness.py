@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 import yaml
-from dev import docs
 
+from dev import docs
 from local_platform import client
 from tests.conftest import ROOT
 from tests.e2e.conftest import Clone

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, assume, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-import flow
-import settings
+from flow import workspace
+from settings import layers
 
 from .conftest import Clone
 
@@ -36,9 +36,9 @@ def submitted() -> dict[str, str]:
     """Return the environment of the job that today's settings would submit."""
 
     async def evaluate() -> dict[str, str]:
-        found = settings.load()
+        found = layers.load()
         assert not found.problems
-        async with flow.open_flow(found) as opened, opened.rendered():
+        async with workspace.open_flow(found) as opened, opened.rendered():
             return (await opened.evaluate()).env
 
     return asyncio.run(evaluate())

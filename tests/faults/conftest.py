@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.local_platform.conftest import new  # noqa: F401 - a fixture
-from tests.serve.conftest import (  # noqa: F401 - fixtures
+from tests.in_job.serve.conftest import (  # noqa: F401 - fixtures
     mount,
     no_locks,
     postgresql,
@@ -24,7 +23,8 @@ from tests.serve.conftest import (  # noqa: F401 - fixtures
     template,
     volume,
 )
-from tests.serve.harness import needed
+from tests.in_job.serve.harness import needed
+from tests.local_platform.conftest import new  # noqa: F401 - a fixture
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -22,9 +22,9 @@ from local_platform.auth import Auth
 from local_platform.names import USER
 from local_platform.runner import namespace_command
 from local_platform.state import State
+from tests.in_job.serve.harness import API, ARTIFACTS, SERVE, Database, descendants, wait_for
 from tests.local_platform import harness as platform_harness
 from tests.local_platform.harness import Platform
-from tests.serve.harness import API, ARTIFACTS, SERVE, Database, descendants, wait_for
 
 Address = tuple[str, int]
 

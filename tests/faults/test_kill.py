@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from local_platform import client
+from tests.in_job.serve.harness import Database, Server, StartServer, descendants, wait_for
 from tests.local_platform.harness import Platform
-from tests.serve.harness import Database, Server, StartServer, descendants, wait_for
 
 from .conftest import Fault, MakeFault
 from .harness import (

@@ -17,8 +17,8 @@ from urllib.parse import quote
 import pytest
 
 from local_platform import client
+from tests.in_job.serve.harness import API, ARTIFACTS, descendants, wait_for
 from tests.local_platform.harness import Platform
-from tests.serve.harness import API, ARTIFACTS, descendants, wait_for
 
 from .conftest import MakeFault
 from .harness import (

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.serve.conftest import mariadb  # noqa: F401 - a fixture
-from tests.serve.harness import Database, old_database
-from tests.store.conftest import MakePlace, filled, place, warm  # noqa: F401 - fixtures
-from tests.store.harness import Place, look, old_place, query, tree
+from tests.in_job.serve.conftest import mariadb  # noqa: F401 - a fixture
+from tests.in_job.serve.harness import Database, old_database
+from tests.in_job.store.conftest import MakePlace, filled, place, warm  # noqa: F401 - fixtures
+from tests.in_job.store.harness import Place, look, old_place, query, tree
 
 from .conftest import Fault, MakeFault
 

@@ -14,7 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.harness import OLD_REVISION, StartServer, needed, old_database, prepare, preparing, revision
+from tests.in_job.serve.harness import (
+    OLD_REVISION,
+    StartServer,
+    needed,
+    old_database,
+    prepare,
+    preparing,
+    revision,
+)
 
 from .conftest import Fault, MakeFault
 from .harness import Ledger, SQLite, fill, namespaces, writing

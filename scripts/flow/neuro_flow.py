@@ -1,0 +1,176 @@
+"""Shelling out to neuro-flow: commands, and the run of the server's job, held until it has been checked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import sh
+
+from common.console import Failure, Problem
+from common.locks import alone
+from flow.login import VENV_BIN, Login, child_environment
+from flow.submission import Submission, parse_dry_run
+from settings import action
+from settings.layers import JOB, TOOLKIT_DIR, Settings, redact
+
+
+async def neuro_flow(settings: Settings, login: Login, *words: str, **variables: str) -> str:
+    """Run a neuro-flow command and return what it printed; cancelling ends the command too.
+
+    Raises:
+        Failure: it ended with another exit code than 0; its last words are in the message.
+    """
+    name = settings.flow_cli or str(VENV_BIN.absolute() / "neuro-flow")
+    environment = {**child_environment(login, settings), **variables}
+    try:
+        command = sh.Command(name).bake(_env=environment, _tty_out=False, _err_to_out=True, _async=True)
+    except sh.CommandNotFound:
+        setting = settings.toolkit["flow_cli"]
+        raise Failure(
+            Problem(f"there is no command {name}", "install it or correct flow_cli", setting.source)
+        ) from None
+    running = command(*words)
+    try:
+        return str(await running)
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            running.terminate()
+        raise
+    except sh.ErrorReturnCode as error:
+        said = [line.strip() for line in error.stdout.decode(errors="replace").splitlines() if line.strip()]
+        last = redact(_reason(said))
+        raise Failure(
+            Problem(
+                f"neuro-flow {words[0]} ended with exit code {error.exit_code}: {last}",
+                f"correct the setting and run `{settings.make('mlflow-up')}` again",
+            )
+        ) from None
+
+
+def _reason(said: list[str]) -> str:
+    """Return what neuro-flow's output says of the failure: from the line that names it on, without frames."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in said]
+    first = next(
+        (i for i, line in enumerate(lines) if re.match(r"(?i)error|invalid|status: failed", line)), -1
+    )
+    return " ".join(filter(None, lines[first:]))[:500]
+
+
+@contextlib.asynccontextmanager
+async def rendered(settings: Settings) -> AsyncIterator[None]:
+    """Keep the rendered action as these settings want it while the block runs.
+
+    Another target in the workspace, whose settings may be others, waits until then.
+    """
+    async with alone(action.RENDERED.with_name("action.lock")):
+        action.write_rendered(settings.action_text, settings.overrides)
+        yield
+
+
+async def evaluate(settings: Settings, login: Login) -> Submission:
+    """Return the job that neuro-flow would submit of what is `rendered`.
+
+    Raises:
+        Failure: the flow or the action cannot be evaluated.
+    """
+    literally = str((TOOLKIT_DIR / "flow/dry_run").absolute())
+    no_litter = {"PYTHONPATH": literally, "PYTHONDONTWRITEBYTECODE": "1"}  # in somebody's repository
+    output = await neuro_flow(settings, login, "run", "--dry-run", JOB, **no_litter)
+    line = output[output.index("apolo run ") :] if "apolo run " in output else output
+    return parse_dry_run(line)
+
+
+class HeldRun:
+    """`neuro-flow run` of the server's job, which submits nothing before `go`.
+
+    It begins at once, side by side with what else there is to do, and stops where it calls `apolo run`: the
+    `apolo` that it finds first is ours, held.sh. A `flow_cli` of the user's may look for another
+    one, so that it is asked for a dry run instead, and begins with `go`.
+    """
+
+    def __init__(self, settings: Settings, login: Login) -> None:
+        self._settings, self._login = settings, login
+        self._folder = Path(tempfile.mkdtemp(prefix="run-", dir=".mlflow")).absolute()
+        self._action = contextlib.AsyncExitStack()
+        self._running: asyncio.Task[str] | None = None
+
+    async def begin(self) -> None:
+        """Render the action and start neuro-flow, as soon as no other target here is about to."""
+        await self._action.enter_async_context(rendered(self._settings))
+        if not self._settings.flow_cli:
+            shutil.copyfile(TOOLKIT_DIR / "flow/held.sh", self._folder / "apolo")
+            (self._folder / "apolo").chmod(0o700)  # whatever the mode of the copy in somebody's repository is
+            path = child_environment(self._login, self._settings)["PATH"]
+            self._start(
+                PATH=os.pathsep.join([str(self._folder), path]),
+                MLFLOW_HELD=str(self._folder),
+                MLFLOW_HELD_BY=str(os.getpid()),
+            )
+            await asyncio.sleep(0)  # lets the task start the process
+
+    def _start(self, **variables: str) -> None:
+        running = neuro_flow(self._settings, self._login, "run", JOB, **variables)
+        self._running = asyncio.create_task(running)
+
+    async def job(self) -> Submission:
+        """Return the job that is to be submitted.
+
+        Raises:
+            Failure: the flow or the action cannot be evaluated, or the job runs already.
+        """
+        if self._running is None:
+            return await evaluate(self._settings, self._login)
+        while not (self._folder / "job").exists():
+            if self.ended:
+                said = await self._running
+                again = f"run `{self._settings.make('mlflow-up')}` again"
+                raise Failure(Problem(f"neuro-flow run has submitted nothing: {said.strip()[-300:]}", again))
+            await self.wait(0.02)
+        words = (self._folder / "job").read_text(encoding="utf-8").split("\0")[:-1]
+        return parse_dry_run(shlex.join(["apolo", *words]))
+
+    def go(self) -> None:
+        """Let it submit the job."""
+        (self._folder / "go").touch()
+        if self._running is None:
+            self._start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether neuro-flow has ended."""
+        return self._running is not None and self._running.done()
+
+    async def unlock(self) -> None:
+        """Let other targets render the action: this job has been submitted."""
+        await self._action.aclose()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for neuro-flow's end, but no longer than that."""
+        if self._running:
+            await asyncio.wait({self._running}, timeout=seconds)
+
+    async def end(self) -> None:
+        """Wait until neuro-flow ends by itself.
+
+        Raises:
+            Failure: its exit code was not 0.
+        """
+        if self._running:
+            await self._running
+
+    async def close(self) -> None:
+        """End it; what it has submitted stays."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._running:
+            self._running.cancel()
+            with contextlib.suppress(Failure, asyncio.CancelledError):
+                await self._running
+        await self.unlock()

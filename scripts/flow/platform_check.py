@@ -1,0 +1,95 @@
+"""The checks that need the platform: what expressions came to, and whether preset and secrets exist."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+from collections.abc import AsyncIterator
+
+from common.console import Problem
+from flow import submission
+from flow.submission import Submission
+from flow.workspace import Flow
+from settings import values
+from settings.layers import live_file
+from settings.problems import is_expression, relation_problems, stop_at_errors, value_problem
+
+OLDEST_NEURO_FLOW = (24, 12)
+
+
+async def check_submission(flow: Flow, submitted: Submission) -> None:
+    """Check a job that neuro-flow has evaluated; says every problem.
+
+    Raises:
+        Failure: at least one is not just a warning.
+    """
+    settings, inputs = flow.settings, submission.inputs(submitted)
+    expressions = [setting for setting in settings.inputs.values() if is_expression(setting)]
+    found = [problem for s in expressions if (problem := value_problem(s, inputs[s.name]))]
+    if not found:
+        if expressions:
+            found += relation_problems(settings, inputs)
+        found += [problem async for problem in _missing(flow, inputs)]
+    stop_at_errors(found)
+
+
+async def _missing(flow: Flow, inputs: dict[str, str]) -> AsyncIterator[Problem]:
+    sources = {name: setting.source for name, setting in flow.settings.inputs.items()}
+    presets = list(flow.client.config.presets)
+    if inputs["preset"] and inputs["preset"] not in presets:
+        what = f"preset is {inputs['preset']!r}"
+        yield Problem(what, f"this cluster has {', '.join(presets)}", sources["preset"])
+    wanted = list(values.secret_names(inputs))
+    if wanted:
+        async with flow.client.secrets.list() as listed:
+            known = {secret.key async for secret in listed}
+        for setting, name in wanted:
+            if name not in known:
+                fix = f"`{flow.login.apolo} secret add {name} @FILE` makes it"
+                yield Problem(f"there is no secret {name}", fix, sources[setting])
+    database = values.sqlite_path(inputs["backend_store_uri"])
+    mount = values.holder(database, values.mounts(inputs["volumes"]))
+    cluster = flow.client.config.clusters[flow.client.config.cluster_name]
+    azure = "azure" in f"{cluster.name} {cluster.storage_url} {cluster.registry_url}".lower()
+    if database and azure and mount and mount.kind == "storage":
+        what = "SQLite does not work on the file storage of a cluster on Azure, which has no file locks"
+        fix = "keep the database on a disk: volume, or in PostgreSQL"
+        yield Problem(what, fix, sources["backend_store_uri"], warning=True)
+
+
+async def check_tools(flow: Flow) -> None:
+    """Warn of a neuro-flow that is too old, and of `gh:` actions that it could not fetch over SSH."""
+    found = []
+    if flow.settings.flow_cli:
+        said = await flow.neuro_flow("--version")
+        version = tuple(map(int, re.findall(r"\d+", said)[:2]))
+        if version < OLDEST_NEURO_FLOW:
+            source = flow.settings.toolkit["flow_cli"].source
+            fix = "take 24.12 or newer, or leave flow_cli empty for the toolkit's own"
+            found.append(Problem(f"flow_cli is {' '.join(said.split())}", fix, source, warning=True))
+    live = live_file(flow.settings.flow_dir)
+    text = live.read_text(encoding="utf-8") if live else ""
+    for match in re.finditer(r"(?m)^\s*action:\s*[\"']?(gh:([\w.-]+/[\w.-]+)@([\w./-]+))", text):
+        if reason := await asyncio.to_thread(_unreachable, match[2], match[3]):
+            line = text.count("\n", 0, match.start(1)) + 1
+            fix = "neuro-flow fetches it over SSH: add a key to your GitHub account, and look at the tag"
+            found.append(
+                Problem(f"git cannot fetch {match[1]} ({reason})", fix, f"{live}:{line}", warning=True)
+            )
+    stop_at_errors(found)
+
+
+def _unreachable(repository: str, reference: str) -> str:
+    """Return why git cannot find a tag or branch of a GitHub repository over SSH, or an empty string."""
+    command = ["git", "ls-remote", "--exit-code", f"git@github.com:{repository}.git", reference]
+    ssh = "ssh -o BatchMode=yes -o ConnectTimeout=10"
+    env = {"GIT_SSH_COMMAND": ssh, **os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    try:
+        run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=20, check=False)
+    except subprocess.TimeoutExpired:
+        return "no answer in 20 s"
+    if run.returncode == 2:
+        return f"no tag or branch {reference}"
+    return "" if run.returncode == 0 else " ".join(run.stderr.split())[:200] or "git failed"

@@ -1,0 +1,214 @@
+"""Running a task of store_job.py on the server's store: in a job of its own, whether the server runs or not.
+
+A job of its own, not a command in the server's: it works when the server cannot start, shares no memory with
+it, and the platform sees to it that there is one at a time, by its name. The SDK starts it from what
+neuro-flow evaluates of the action: image, preset, environment, secrets and volumes are the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yarl
+
+from common import console
+from common.console import Failure, Problem, format_duration, say
+from common.lazy import lazily
+from flow.platform_check import check_submission
+from flow.submission import Submission
+from flow.workspace import Flow, Job, tags
+from settings.layers import TOOLKIT_DIR, redact
+from settings.values import sqlite_path
+
+if TYPE_CHECKING:
+    import apolo_sdk
+else:
+    apolo_sdk = lazily("apolo_sdk")
+
+JOB = "mlflow_store"
+"""The job's id in the tags, where neuro-flow has the ids of live.yaml."""
+RESULT = "mlflow-store-result: "  # as in store_job.py, which imports nothing from here
+LIFE_SPAN = 24 * 3600  # seconds; a job that nobody watches any more ends by then
+_MODULES = ("serve", "store", "backup_file", "store_job")
+_LOADER = """
+import sys, types
+package = sys.modules["in_job"] = types.ModuleType("in_job")
+package.__path__ = []
+for name, text in zip(sys.argv[1::2], sys.argv[2::2]):
+    module = sys.modules["in_job." + name] = types.ModuleType("in_job." + name)
+    setattr(package, name, module)
+    exec(compile(text, name + ".py", "exec"), module.__dict__)
+sys.exit(module.main())
+"""
+
+
+@dataclass(frozen=True)
+class Backups:
+    """The folder of the backups: where the job sees it, and where it is on the platform's storage."""
+
+    path: str
+    uri: yarl.URL
+    volume: apolo_sdk.Volume | None
+    """The volume to mount for it, None where the server's has it."""
+
+
+def backups_of(flow: Flow, submission: Submission, project: str) -> Backups:
+    """Return where backups are kept: on a volume of the server, where no artifact can be.
+
+    That is `backups` beside the artifacts or the database. A volume that is the artifacts destination, or no
+    volume at all, leaves a folder of its own on the storage.
+    """
+    destination = submission.env.get("MLFLOW_ARTIFACTS_DESTINATION", "").removeprefix("file://").rstrip("/")
+    database = sqlite_path(submission.env.get("MLFLOW_BACKEND_STORE_URI", "")) or ""
+    volumes = [v for v in flow.client.parse.volumes(submission.volumes).volumes if not v.read_only]
+
+    def holds(volume: apolo_sdk.Volume, path: str) -> bool:
+        return f"{path}/".startswith(volume.container_path.rstrip("/") + "/")
+
+    apart = [v for v in volumes if not holds_folder(destination, f"{v.container_path.rstrip('/')}/backups")]
+    apart.sort(key=lambda v: (not holds(v, destination), not holds(v, str(database))))
+    if apart:
+        folder = apart[0].container_path.rstrip("/") + "/backups"
+        return Backups(folder, apart[0].storage_uri / "backups", None)
+    volume = flow.client.parse.volume(f"storage:{project}-mlflow-backups:/mnt/mlflow-backups:rw")
+    return Backups(volume.container_path, volume.storage_uri, volume)
+
+
+def holds_folder(folder: str, path: str) -> bool:
+    """Tell whether a path is a folder or in it."""
+    return f"{path}/".startswith(f"{folder}/")
+
+
+class Task:
+    """What is done to the store: evaluated by neuro-flow, and checked, before anything is started."""
+
+    def __init__(self, flow: Flow, submission: Submission) -> None:
+        self.flow = flow
+        self.submission = submission
+        self._tags = {**dict(tag.split(":", 1) for tag in tags(JOB))}
+        self.backups = backups_of(flow, submission, self._tags["project"])
+
+    @classmethod
+    async def prepare(cls, flow: Flow) -> Task:
+        """Return the task that today's settings mean.
+
+        Raises:
+            Failure: the settings or the platform are not as a server needs them.
+        """
+        async with flow.rendered():
+            submission = await flow.evaluate()
+        await check_submission(flow, submission)
+        await flow.make_folders(submission)
+        return cls(flow, submission)
+
+    async def run(self, what: str, **task: Any) -> dict[str, Any]:
+        """Do `what` (a task of store_job.py) in a job, show its words, and return its result.
+
+        Raises:
+            Failure: it failed, or another such job is at work.
+        """
+        job = await self._start({"do": what, "backups": self.backups.path, **task})
+        try:
+            result = await self._follow(job, what)
+        except (asyncio.CancelledError, Failure):
+            job = await self.flow.client.jobs.status(job.id)
+            if not job.status.is_finished:
+                say(f"stopping job {job.id}; what it has not finished, it undoes")
+                await asyncio.shield(self.flow.stop(job))
+            raise
+        if "error" in result:
+            raise Failure(f"{result['error']}")
+        return result
+
+    async def _start(self, task: dict[str, Any]) -> Job:
+        flow, submission = self.flow, self.submission
+        parse, jobs = flow.client.parse, flow.client.jobs
+        volumes, env = (
+            parse.volumes(submission.volumes),
+            parse.envs([f"{k}={v}" for k, v in submission.env.items()]),
+        )
+        mounted = list(volumes.volumes)
+        if self.backups.volume:
+            await flow.client.storage.mkdir(self.backups.uri, parents=True, exist_ok=True)
+            mounted.append(self.backups.volume)
+        texts = [(name, (TOOLKIT_DIR / f"in_job/{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
+        words = [word for pair in texts for word in pair]
+        name = f"{self._tags['project']}"[: 40 - len("-mlflow-store")].rstrip("-") + "-mlflow-store"
+        try:
+            return await jobs.start(
+                image=parse.remote_image(submission.image),
+                preset_name=submission.options.get("preset") or next(iter(flow.client.config.presets)),
+                entrypoint="env",
+                command=shlex.join(["python3", "-uc", _LOADER, *words]),
+                env={**env.env, "MLFLOW_STORE_TASK": json.dumps(task)},
+                secret_env=env.secret_env,
+                volumes=mounted,
+                disk_volumes=volumes.disk_volumes,
+                secret_files=volumes.secret_files,
+                name=name,
+                tags=sorted(f"{key}:{value}" for key, value in self._tags.items()),
+                description=f"mlflow-{task['do']}",
+                life_span=LIFE_SPAN,
+            )
+        except apolo_sdk.IllegalArgumentError as error:
+            if "already exists" not in str(error):
+                raise Failure(
+                    Problem(f"the platform refuses the job: {error}", "correct the setting")
+                ) from None
+        raise Failure(
+            Problem(
+                f"another backup, restore, upgrade or clean-up is at work (job {name})",
+                f"wait for its end, or `{flow.login.apolo} kill {name}` and run the same again",
+            )
+        )
+
+    async def _follow(self, job: Job, what: str) -> dict[str, Any]:
+        flow = self.flow
+        limit = flow.settings.timeout
+        with console.waiting_for(f"job {job.id} to start") as waiting:
+            while job.status.is_pending:
+                if waiting.tick(f"{job.history.reason} {job.history.description}".strip()) > limit:
+                    hint = "; a disk can be mounted by one job at a time" if flow.job else ""
+                    fix = f"free resources or choose another preset{hint}; MLFLOW_TIMEOUT is the limit"
+                    raise Failure(Problem(f"the {what} has not started in {format_duration(limit)}", fix))
+                await asyncio.sleep(0.2)
+                job = await flow.client.jobs.status(job.id)
+        result: dict[str, Any] | None = None
+        rest = b""
+        async for chunk in flow.log(job, follow=True):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                text = line.decode(errors="replace").rstrip("\r")
+                if text.startswith(RESULT):
+                    result = json.loads(text.removeprefix(RESULT))
+                elif text.strip():
+                    say(redact(text.removeprefix("mlflow-server: ")))
+        with console.waiting_for(f"job {job.id} to end") as waiting:
+            while not job.status.is_finished:
+                if waiting.tick() > limit:
+                    raise Failure(Problem(f"job {job.id} is still {job.status}", "run the same again"))
+                job = await flow.client.jobs.status(job.id)
+                await asyncio.sleep(0.1)
+        if result is None:
+            reason = f"{job.status} {job.history.reason} {job.history.description}".strip()
+            fix = "its last words are above; run the same again when the reason is gone"
+            raise Failure(Problem(f"the {what} ended without a result (job {job.id}: {reason})", fix))
+        return result
+
+
+async def require_no_task(flow: Flow) -> None:
+    """Let nobody start a server while its store is being changed.
+
+    Raises:
+        Failure: a restore, an upgrade or a clean-up is at work.
+    """
+    statuses = apolo_sdk.JobStatus.active_items()
+    async with flow.client.jobs.list(tags=tags(JOB), statuses=statuses) as listed:
+        async for job in listed:
+            if job.description != "mlflow-backup":
+                fix = f"wait for its end, or `{flow.login.apolo} kill {job.id}` stops it"
+                raise Failure(Problem(f"{job.description} is at work on the store (job {job.id})", fix))

@@ -1,0 +1,61 @@
+"""A job as neuro-flow would submit it, read off the line that `neuro-flow run --dry-run` prints."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass, field
+
+from settings.values import OF_THE_ACTION
+
+
+@dataclass
+class Submission:
+    """What an `apolo run …` line says: `options` without the leading `--`, an empty value for a mere flag."""
+
+    options: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    volumes: list[str] = field(default_factory=list)
+    image: str = ""
+
+
+def parse_dry_run(line: str) -> Submission:
+    """Return what an `apolo run …` line says.
+
+    Raises:
+        ValueError: the line is not of that form.
+    """
+    words = iter(shlex.split(line))
+    if [next(words, ""), next(words, "")] != ["apolo", "run"]:
+        raise ValueError(f"not an apolo run line: {line[:80]!r}")
+    found = Submission()
+    for word in words:
+        if not word.startswith("--"):
+            found.image = word
+            return found
+        name, _, value = word[2:].partition("=")
+        if name == "env":
+            key, _, text = value.partition("=")
+            found.env[key] = text
+        elif name == "volume":
+            found.volumes.append(value)
+        elif name != "tag":
+            found.options[name] = value
+    raise ValueError(f"no image in {line[:80]!r}")
+
+
+def inputs(submission: Submission) -> dict[str, str]:
+    """Return the action's inputs as they were evaluated, by name."""
+    env, options = submission.env, submission.options
+    return {
+        **{name: env.get(variable, "") for variable, name in OF_THE_ACTION.items()},
+        "envs": json.dumps({name: text for name, text in env.items() if name not in OF_THE_ACTION}),
+        "volumes": json.dumps(submission.volumes),
+        "http_auth": str("no-http-auth" not in options),
+        "life_span": options.get("life-span", ""),
+        "job_name": options.get("name", ""),
+        "preset": options.get("preset", ""),
+        "image": submission.image,
+        "restart": options.get("restart", "never"),
+        "browse": str("browse" in options),
+    }

@@ -1,0 +1,296 @@
+"""Backup files: a zip of `manifest.json`, `tracking.db` and, where asked for, artifacts below `artifacts/`.
+
+`tracking.db` is an MLflow database in SQLite, whatever the store is; the manifest has counts and checksums.
+A backup appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from in_job import serve
+from in_job.serve import Problem, say
+from in_job.store import Counts, Progress, Store, check_sqlite, count, in_words, snapshot
+
+MANIFEST, DATABASE, ARTIFACTS = "manifest.json", "tracking.db", "artifacts/"
+FORMAT = 1
+SQLITE = b"SQLite format 3\0"
+"""How a SQLite file begins."""
+CHUNK = 1 << 20  # bytes
+
+
+def checksum(stream: IO[bytes], target: IO[bytes] | None = None, progress: Progress | None = None) -> str:
+    """Return the SHA-256 of a stream, which is copied to `target` on the way."""
+    digest = hashlib.sha256()
+    for chunk in iter(lambda: stream.read(CHUNK), b""):
+        digest.update(chunk)
+        if target:
+            target.write(chunk)
+        if progress:
+            progress(len(chunk))
+    return digest.hexdigest()
+
+
+def artifact_files(store: Store) -> Iterator[tuple[str, Path]]:
+    """Yield the path below the destination, and a file with the content, of each artifact."""
+    folder = store.artifacts
+    if folder is None:
+        repository = importlib.import_module("mlflow.store.artifact.artifact_repository_registry")
+        remote = repository.get_artifact_repository(store.destination)
+        waiting = [""]
+        with tempfile.TemporaryDirectory(prefix="mlflow-artifact-") as work:
+            while waiting:
+                folder_there = waiting.pop()
+                for entry in remote.list_artifacts(folder_there or None):
+                    if entry.is_dir:
+                        waiting.append(entry.path)
+                        continue
+                    try:
+                        path = Path(remote.download_artifacts(entry.path, work))
+                    except Exception:
+                        if entry.path in [e.path for e in remote.list_artifacts(folder_there or None)]:
+                            raise
+                        continue  # deleted by a client just now
+                    yield entry.path, path
+                    path.unlink()
+        return
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for top in [folder / name for name in store.mixed()] or [folder]:
+        for root, folders, files in os.walk(top, onerror=fail):
+            folders.sort()
+            for link in (Path(root, name) for name in folders if Path(root, name).is_symlink()):
+                say(f"left out: {link} is a link to a folder")
+            for path in (Path(root, name) for name in sorted(files)):
+                inside = path.relative_to(folder).as_posix()
+                if path.is_file():
+                    yield inside, path
+
+
+def write_backup(store: Store, folder: Path, kind: str, artifacts: bool) -> dict[str, Any]:
+    """Make a backup in `folder`; return what there is to say of it, the file's size in bytes and SHA-256."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = time.strftime("mlflow-%Y%m%dT%H%M%SZ", time.gmtime()) + (f"-{kind}" if kind else "")
+    part = part_of(store, folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix="mlflow-backup-") as work:
+            copy = Path(work, DATABASE)
+            snapshot(store, copy)
+            with closing(sqlite3.connect(copy)) as database:
+                revision, counts = serve.sqlite_revision(database), count(database)
+            members: dict[str, str] = {}
+            progress = Progress("bytes written to the backup")
+            with zipfile.ZipFile(part, "x", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+
+                def add(member: str, path: Path) -> None:
+                    try:
+                        member.encode()
+                    except UnicodeEncodeError:
+                        raise Problem(
+                            f"the artifact {member!r} has a name that is not UTF-8: rename it"
+                        ) from None
+                    with path.open("rb") as source, archive.open(member, "w", force_zip64=True) as target:
+                        members[member] = checksum(source, target, progress)
+
+                add(DATABASE, copy)
+                for inside, path in artifact_files(store) if artifacts else ():
+                    with suppress(FileNotFoundError):  # deleted by a client just now
+                        add(ARTIFACTS + inside, path)
+                manifest = {
+                    "format": FORMAT,
+                    "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    "mlflow": serve.mlflow_version(),
+                    "schema": revision,
+                    "backend_store": store.kind,
+                    "counts": counts,
+                    "artifacts": artifacts,
+                    "sha256": members,
+                }
+                archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
+        with part.open("rb+") as file:
+            whole = checksum(file)
+            os.fsync(file.fileno())
+        size = part.stat().st_size
+        names = (f"{stem}{number}.zip" for number in ("", *range(-2, -99, -1)))
+        name = next(name for name in names if not (folder / name).exists())
+        part.replace(folder / name)
+    finally:
+        part.unlink(missing_ok=True)
+    say(f"backup {folder / name}: {in_words(counts)}")
+    return {
+        **{key: manifest[key] for key in ("mlflow", "schema")},
+        "name": name,
+        "size": size,
+        "sha256": whole,
+        "holds": in_words(counts),
+        "artifacts": len(members) - 1,
+    }
+
+
+def part_of(store: Store, folder: Path) -> Path:
+    """Return the file that becomes a backup of a store when it is whole."""
+    return folder / f".{store.token}.part"
+
+
+class Backup:
+    """A backup that is to be restored, or a bare SQLite database of MLflow."""
+
+    def __init__(self, path: Path, work: Path) -> None:
+        """Verify a file, and take its database into the folder `work`; Problem when it is damaged."""
+        self.path, self.database = path, work / DATABASE
+        self.artifacts: dict[str, str] = {}
+        """The checksum of each artifact by its path."""
+        self.has_artifacts = False
+        say(f"verifying {path.name}")
+        if not path.is_file():
+            raise Problem(f"there is no backup {path}")
+        with path.open("rb") as file:
+            is_sqlite = file.read(len(SQLITE)) == SQLITE
+        if is_sqlite:
+            for suffix in ("", "-wal", "-journal"):  # what has been committed may be in there
+                if path.with_name(path.name + suffix).exists():
+                    shutil.copyfile(path.with_name(path.name + suffix), f"{self.database}{suffix}")
+        else:
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    self._verify(archive)
+            except (zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, EOFError) as error:
+                raise Problem(f"{path.name} is not a whole backup: {error}") from error
+        check_sqlite(self.database)
+        with closing(sqlite3.connect(self.database)) as database:
+            database.execute("PRAGMA journal_mode = DELETE")
+            self.revision, counts = serve.sqlite_revision(database), count(database)
+        if self.counts is None:
+            self.counts = counts
+        elif self.counts != counts:
+            raise Problem(f"{path.name} does not hold what its manifest says: {in_words(self.counts)}")
+
+    counts: Counts | None = None
+
+    def _verify(self, archive: zipfile.ZipFile) -> None:
+        manifest = json.loads(archive.read(MANIFEST))
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"its format is {manifest['format']}, not {FORMAT}")
+        self.counts, self.has_artifacts = dict(manifest["counts"]), bool(manifest["artifacts"])
+        members: dict[str, str] = manifest["sha256"]
+        if sorted(archive.namelist()) != sorted([MANIFEST, *members]):
+            raise ValueError("it does not hold the files that its manifest names")
+        progress = Progress("bytes verified")
+        for member, expected in members.items():
+            path = PurePosixPath(member)
+            if member != DATABASE and (
+                not member.startswith(ARTIFACTS) or ".." in path.parts or str(path) != member
+            ):
+                raise ValueError(f"{member} is no name of an artifact")
+            with archive.open(member) as source, open(
+                self.database if member == DATABASE else os.devnull, "wb"
+            ) as target:
+                if checksum(source, target, progress) != expected:
+                    raise ValueError(f"{member} has been changed")
+            if member != DATABASE:
+                self.artifacts[member[len(ARTIFACTS) :]] = expected
+
+    def upgrade(self) -> None:
+        """Bring the database to the schema of the installed MLflow."""
+        if not serve.is_current(self.revision, self.path.name):
+            say(f"upgrading the copy from the schema {self.revision or 'without revision'}")
+            serve.in_child(serve.upgrade_schema, f"sqlite:///{self.database}", False)
+
+
+def require_places(store: Store, folder: Path, backup: Backup) -> None:
+    """Raise Problem where something else is in the place of an artifact."""
+    for inside in backup.artifacts:
+        if folder == store.around and store.is_own(inside):
+            raise Problem(f"the artifact {inside} would lie on {store}: `make mlflow-upgrade` first")
+        above = (folder / parent for parent in list(PurePosixPath(inside).parents)[:-1])
+        obstacle = next((path for path in above if path.exists() and not path.is_dir()), folder / inside)
+        if obstacle.exists() and (obstacle != folder / inside or obstacle.is_dir()):
+            raise Problem(
+                f"{obstacle} is in the place of the artifact {inside}: move it away; nothing changed"
+            )
+
+
+def stage_artifacts(store: Store, backup: Backup, keep: Path | None) -> None:
+    """Bring artifacts to where one rename each puts them into place; in an object store into place.
+
+    From then on the store is marked: the next task finishes the restore. Where there is a folder `keep`, a
+    copy of what they will replace is put into it.
+    """
+    folder, ready = store.artifacts, store.staging
+    progress = Progress("artifacts read")
+    with zipfile.ZipFile(backup.path) as archive:
+        if folder is None or ready is None:
+            repository = importlib.import_module("mlflow.store.artifact.artifact_repository_registry")
+            remote = repository.get_artifact_repository(store.destination)
+            with tempfile.TemporaryDirectory(prefix="mlflow-artifact-") as work:
+                for inside in backup.artifacts:
+                    path = Path(archive.extract(ARTIFACTS + inside, work))
+                    parent = str(PurePosixPath(inside).parent)
+                    remote.log_artifact(str(path), None if parent == "." else parent)
+                    path.unlink()
+                    progress(1)
+            return
+        require_places(store, folder, backup)
+        drop_staged(store)
+        ready.mkdir(parents=True)
+        try:
+            for inside, expected in backup.artifacts.items():
+                present, staged = folder / inside, ready / inside
+                progress(1)
+                if present.is_file():
+                    with present.open("rb") as file:
+                        if checksum(file) == expected:
+                            continue
+                    if keep:
+                        (keep / inside).parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(present, keep / inside)
+                staged.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(ARTIFACTS + inside) as source, staged.open("wb") as target:
+                    if checksum(source, target) != expected:
+                        raise Problem(f"{backup.path.name} was changed while it was read; nothing changed")
+                    target.flush()
+                    os.fsync(target.fileno())
+            store.mark("restore", backup.path.name)
+        except BaseException:
+            drop_staged(store)
+            raise
+
+
+def place_artifacts(store: Store) -> None:
+    """Put the artifacts that a restore has ready into their places."""
+    ready = store.staging
+    if ready is None or not ready.is_dir():
+        return
+    for root, _, files in os.walk(ready):
+        for name in files:
+            path = Path(root, name)
+            target = ready.parent / path.relative_to(ready)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    drop_staged(store)
+    store.unmark()
+
+
+def drop_staged(store: Store) -> None:
+    """Remove the artifacts that a restore has laid ready, or what a client has put in their place."""
+    if store.staging:
+        if store.staging.is_dir():
+            shutil.rmtree(store.staging)
+        else:
+            store.staging.unlink(missing_ok=True)

@@ -1,0 +1,82 @@
+"""Words and exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common import console
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("10d", 864000), ("1d2h3m", 93780), ("90s", 90), ("1w", 604800), ("0m", 0)]
+)
+def test_durations(text: str, seconds: int) -> None:
+    assert console.parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "forever", "1h2d", "-1d", "1.5h", "1d ", "d"])
+def test_not_durations(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        console.parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59.9, "59s"), (93780, "1d2h"), (864000, "10d"), (-5, "0s"), (3660, "1h1m")],
+)
+def test_durations_are_shown_in_two_units(seconds: float, text: str) -> None:
+    assert console.format_duration(seconds) == text
+
+
+def _fail() -> None:
+    raise console.Failure(console.Problem("port is 'x'", "use a number", "mlflow.yaml:3"), code=2)
+
+
+def _crash() -> None:
+    raise ZeroDivisionError("no")
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (lambda: None, 0, ""),
+        (lambda: 1, 1, ""),
+        (_fail, 2, "mlflow: error: mlflow.yaml:3: port is 'x'; use a number\n"),
+        (_interrupt, 130, "mlflow: interrupted\n"),
+    ],
+)
+def test_exit_codes(
+    command: Callable[[], int | None], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        console.run(command)
+    assert (caught.value.code or 0) == code
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_bug_is_one_line_and_a_log(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        console.run(_crash)
+    assert caught.value.code == 3
+    log = workspace / console.BUG_LOG
+    assert capsys.readouterr().err == (
+        f"mlflow: error: this is a bug: ZeroDivisionError: no; please report it with {log}\n"
+    )
+    assert "Traceback" in log.read_text()
+    assert log.stat().st_mode & 0o077 == 0
+
+
+def test_short_waits_are_not_worth_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.waiting_for("the server") as waiting:
+        waiting.tick()
+        waiting.started -= 5
+        waiting.tick("pending")
+        waiting.tick("pending")
+    assert capsys.readouterr().err == "mlflow: waiting for the server (5 s): pending\n"

@@ -1,0 +1,170 @@
+"""The layers of the settings and their sources."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from settings import action, layers
+from tests.conftest import ROOT
+
+
+def test_settings_are_the_inputs_and_the_toolkits_own(workspace: Path) -> None:
+    names = list(action.read_inputs((ROOT / "action.yaml").read_text(encoding="utf-8")))
+    assert list(layers.load().all) == [*names, "platform", "flow_cli", "timeout"]
+
+
+def test_the_later_layer_wins_and_each_value_has_its_source(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace / "mlflow.yaml").write_text("# ours\nport: 7001\nlife_span: 1d\npreset: small\n")
+    monkeypatch.setenv("MLFLOW_PORT", "7002")
+    monkeypatch.setenv("MLFLOW_LIFE_SPAN", "2d")
+    monkeypatch.setenv("MAKEFLAGS", "s -- MLFLOW_PORT=7002")
+    found = layers.load()
+    assert not found.problems
+    seen = {name: (s.value, s.source) for name, s in found.all.items()}
+    assert seen["port"] == ("7002", "make command line")
+    assert seen["life_span"] == ("2d", "environment MLFLOW_LIFE_SPAN")
+    assert seen["preset"] == ("small", "mlflow.yaml:4")
+    assert seen["artifacts_destination"][1].startswith(".neuro/live.yaml:")
+    assert seen["mode"][1].startswith("action.yaml:")
+    under = found.inputs["port"].overrides
+    assert under is not None
+    assert (under.value, under.source) == ("7001", "mlflow.yaml:2")
+    assert found.overrides == {"port": "7002", "life_span": "2d", "preset": "small"}
+
+
+def test_values_of_the_file_are_text_as_written(workspace: Path) -> None:
+    (workspace / "mlflow.yaml").write_text(
+        "port: 0x10\nhttp_auth: yes\npreset: 'p$x $1 ${{ y }} \\ é'\njob_name:\n"
+        "volumes:\n  - storage:a:/a:rw\nenvs: {A: 1, B: no}\n"
+    )
+    found = layers.load()
+    assert not found.problems
+    values = {name: s.value for name, s in found.inputs.items()}
+    assert (values["port"], values["http_auth"], values["job_name"]) == ("0x10", "yes", "")
+    assert values["preset"] == "p$x $1 ${{ y }} \\ é"
+    assert json.loads(values["volumes"]) == ["storage:a:/a:rw"]
+    assert json.loads(values["envs"]) == {"A": "1", "B": "no"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("${SET}", "a$b ${SET} \\"),
+        ("x${SET}y", "xa$b ${SET} \\y"),
+        ("${UNSET:-d e/f}", "d e/f"),
+        ("${EMPTY:-d}", "d"),
+        ("${EMPTY}", ""),
+        ("${UNSET:-}", ""),
+        ("$SET $1 $$ $", "$SET $1 $$ $"),
+        ("${{ SET }} ${{ ${SET} }}", "${{ SET }} ${{ ${SET} }}"),
+    ],
+)
+def test_references_to_the_environment(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SET", "a$b ${SET} \\")
+    monkeypatch.setenv("EMPTY", "")
+    assert layers.substitute(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("${UNSET}", "UNSET is not set"),
+        ("${X:?no}", "${X:?no} is not"),
+        ("${1}", "${1} is not"),
+        ("${X:-$Y}", "${X:-$Y} is not"),
+        ("${X", "${X is not"),
+        ("${X-y}", "${X-y} is not"),
+    ],
+)
+def test_malformed_and_unset_references(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        layers.substitute(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"http_port: 1\n", "mlflow.yaml:1: http_port is not a setting; did you mean port?"),
+        (b"zzz: 1\n", "mlflow.yaml:1: zzz is not a setting; the settings are mode,"),
+        (b"port: 1\nport: 2\n", "mlflow.yaml:2: port is set twice; mlflow.yaml:1 has it too"),
+        (b"port: [1]\n", "mlflow.yaml:1: port is not a single value"),
+        (b"- port\n", "mlflow.yaml:1: not a list of settings"),
+        (b"port: 1\n  x: [\n", "mlflow.yaml:2: not YAML"),
+        (b"port: \xff\n", "mlflow.yaml: not UTF-8 at byte 6"),
+        (b"\n\npreset: ${NOT_SET}\n", "mlflow.yaml:3: preset: ${NOT_SET}: NOT_SET is not set"),
+    ],
+)
+def test_mistakes_in_the_file(workspace: Path, content: bytes, message: str) -> None:
+    (workspace / "mlflow.yaml").write_bytes(content)
+    problems = [str(problem) for problem in layers.load().problems]
+    assert len(problems) == 1
+    assert message in problems[0]
+
+
+def test_an_empty_file_is_fine(workspace: Path) -> None:
+    (workspace / "mlflow.yaml").write_text("")
+    assert not layers.load().problems
+
+
+def test_empty_in_the_environment_is_unset_but_on_the_command_line_it_counts(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_PORT", "")
+    assert layers.load().inputs["port"].value == "5000"
+    monkeypatch.setenv("MAKEFLAGS", " -- MLFLOW_PORT=")
+    assert layers.load().overrides == {"port": ""}
+
+
+def test_a_dollar_that_make_would_eat_is_refused(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_PRESET", "a")
+    monkeypatch.setenv("MAKEFLAGS", " -- MLFLOW_PRESET=a$$b")  # make doubles the $ that was typed
+    [problem] = layers.load().problems
+    assert "MLFLOW_PRESET: make changes the $" in str(problem)
+    monkeypatch.setenv("MLFLOW_PRESET", "a$b")
+    monkeypatch.setenv("MAKEFLAGS", " -- MLFLOW_PRESET=a$$$$b")
+    assert not layers.load().problems
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("postgresql://me:pa:ss@host/db", "postgresql://me:***@host/db"),
+        ("mysql+pymysql://me:p%40s@host", "mysql+pymysql://me:***@host"),
+        (
+            '{"DB_PASSWORD": "x", "A": "b", "API_KEY": "secret:key"}',
+            '{"DB_PASSWORD": "***", "A": "b", "API_KEY": "secret:key"}',
+        ),
+        ("sqlite:////mnt/mlflow.db", "sqlite:////mnt/mlflow.db"),
+    ],
+)
+def test_redaction(value: str, shown: str) -> None:
+    assert layers.redact(value) == shown
+
+
+def test_apolo_folder_wins_as_in_neuro_flow(workspace: Path) -> None:
+    assert layers.flow_dir() == Path(".neuro")
+    (workspace / ".apolo").mkdir()
+    assert layers.flow_dir() == Path(".apolo")
+
+
+def test_variables_that_are_no_settings(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://x")  # MLflow's own
+    monkeypatch.setenv("MLFLOW_LIFESPAN", "1d")
+    monkeypatch.setenv("MAKEFLAGS", " -- MLFLOW_HTTP_PORT=1 MLFLOW_ZZZ=2 MLFLOW_FOLLOW=no OTHER=3")
+    assert [(str(problem), problem.warning) for problem in layers.load().problems] == [
+        ("make command line: MLFLOW_HTTP_PORT is not a setting; did you mean MLFLOW_PORT?", False),
+        ("environment: MLFLOW_LIFESPAN is not a setting; did you mean MLFLOW_LIFE_SPAN?", True),
+        ("make command line: MLFLOW_ZZZ is not a setting; `make mlflow-help` has the names", False),
+    ]
+
+
+def test_bytes_that_are_not_utf8(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_PRESET", "a\udcff")
+    [problem] = layers.load().problems
+    assert str(problem) == "environment MLFLOW_PRESET: not UTF-8; set it to UTF-8 text"
