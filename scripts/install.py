@@ -48,7 +48,8 @@ from copying.transaction import (
     recover,
 )
 from settings.action import ACTION, RENDERED, compose, find
-from settings.layers import OF_TARGETS, TOOLKIT_DIR, live_file, load
+from settings.layers import OF_TARGETS, TOOLKIT_DIR, load
+from settings.live import live_file
 
 FOLDER = "scripts/mlflow"
 IGNORED = "/.mlflow"  # without a slash at the end: it may be a symlink

@@ -31,7 +31,8 @@ from copying.transaction import MANIFEST, Change, Tree, alone, apply, pending, r
 from flow.login import STATE
 from local_platform import client
 from settings.action import RENDERED
-from settings.layers import JOB, Settings, load
+from settings.layers import Settings, load
+from settings.live import JOB
 
 REFERENCES = {VOLUME: rf"\bvolumes\.{VOLUME}\b", JOB: rf"inspect_job\(.{JOB}.\)"}
 

@@ -16,7 +16,7 @@ from flow.platform_check import check_submission
 from flow.store_task import require_no_task
 from flow.workspace import Flow, Job, open_flow
 from settings import problems
-from settings.layers import JOB, Settings, load
+from settings.layers import Settings, load
 
 
 @contextlib.asynccontextmanager
@@ -40,7 +40,7 @@ async def started(flow: Flow) -> AsyncIterator[Job]:
             submission = await run.job()
             await check_submission(flow, submission)
             await flow.make_folders(submission)
-            say(f"starting the server: neuro-flow run {JOB}")
+            say(f"starting the server: neuro-flow run {flow.settings.job}")
             run.go()
             submitted = True
             while (job := await flow.find()) is None and not run.ended:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import yaml
 
 from settings.action import compose, entries, find
-from settings.layers import JOB
+from settings.live import JOB
 
 VOLUME = "mlflow"
 ADDED: dict[str, tuple[str, dict[str, object]]] = {

@@ -19,7 +19,7 @@ from common.locks import alone
 from flow.login import VENV_BIN, Login, child_environment
 from flow.submission import Submission, parse_dry_run
 from settings import action
-from settings.layers import JOB, TOOLKIT_DIR, Settings, redact
+from settings.layers import TOOLKIT_DIR, Settings, redact
 
 
 async def neuro_flow(settings: Settings, login: Login, *words: str, **variables: str) -> str:
@@ -83,7 +83,7 @@ async def evaluate(settings: Settings, login: Login) -> Submission:
     """
     literally = str((TOOLKIT_DIR / "flow/dry_run").absolute())
     no_litter = {"PYTHONPATH": literally, "PYTHONDONTWRITEBYTECODE": "1"}  # in somebody's repository
-    output = await neuro_flow(settings, login, "run", "--dry-run", JOB, **no_litter)
+    output = await neuro_flow(settings, login, "run", "--dry-run", settings.job, **no_litter)
     line = output[output.index("apolo run ") :] if "apolo run " in output else output
     return parse_dry_run(line)
 
@@ -117,7 +117,7 @@ class HeldRun:
             await asyncio.sleep(0)  # lets the task start the process
 
     def _start(self, **variables: str) -> None:
-        running = neuro_flow(self._settings, self._login, "run", JOB, **variables)
+        running = neuro_flow(self._settings, self._login, "run", self._settings.job, **variables)
         self._running = asyncio.create_task(running)
 
     async def job(self) -> Submission:

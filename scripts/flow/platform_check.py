@@ -13,7 +13,7 @@ from flow import submission
 from flow.submission import Submission
 from flow.workspace import Flow
 from settings import values
-from settings.layers import live_file
+from settings.live import live_file
 from settings.problems import is_expression, relation_problems, stop_at_errors, value_problem
 
 OLDEST_NEURO_FLOW = (24, 12)

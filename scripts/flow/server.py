@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from common.console import format_duration
 from common.lazy import lazily
 from flow.workspace import Flow, Job, time_left
-from settings.layers import JOB, redact
+from settings.layers import redact
 
 if TYPE_CHECKING:
     import aiohttp
@@ -78,7 +78,7 @@ def describe(flow: Flow, job: Job) -> str:
         ("access", "users of the platform" if protected else "whoever knows the address"),
         ("this shell", f'eval "$({make("-s mlflow-env")})"    which means'),
         *[("", line) for line in exports(flow, job)],
-        ("jobs of this flow", f"MLFLOW_TRACKING_URI: {inspected_uri(job)}"),
+        ("jobs of this flow", f"MLFLOW_TRACKING_URI: {inspected_uri(flow, job)}"),
         ("", f"started with: {flow.login.neuro_flow} run JOB"),
         ("runs", redact(env.get("MLFLOW_BACKEND_STORE_URI", "")) or "on the volume of the artifacts"),
         ("artifacts", env.get("MLFLOW_ARTIFACTS_DESTINATION", "")),
@@ -95,7 +95,7 @@ def describe(flow: Flow, job: Job) -> str:
     return "\n".join(f"  {name:18} {text}" for name, text in rows)
 
 
-def inspected_uri(job: Job) -> str:
+def inspected_uri(flow: Flow, job: Job) -> str:
     """Return the server's address for a job of the same flow, as an expression of neuro-flow."""
     port = job.container.http.port if job.container.http else ""
-    return f"http://${{{{ inspect_job('{JOB}').internal_hostname_named }}}}:{port}"
+    return f"http://${{{{ inspect_job('{flow.settings.job}').internal_hostname_named }}}}:{port}"

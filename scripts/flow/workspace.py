@@ -18,7 +18,8 @@ from flow.login import VENV_BIN, Login, log_in
 from flow.neuro_flow import HeldRun
 from flow.submission import Submission
 from settings import action
-from settings.layers import JOB, Settings, flow_dir, live_file, redact
+from settings.layers import Settings, redact
+from settings.live import flow_dir, live_file
 
 if TYPE_CHECKING:
     import aiohttp
@@ -88,7 +89,7 @@ class Flow:
     async def find(self, *, ended: bool = False) -> Job | None:
         """Return the active server job, or with `ended` the newest one that has ended, or None."""
         statuses = apolo_sdk.JobStatus.finished_items() if ended else apolo_sdk.JobStatus.active_items()
-        jobs = self.client.jobs.list(tags=tags(JOB), statuses=statuses, reverse=True, limit=1)
+        jobs = self.client.jobs.list(tags=tags(self.settings.job), statuses=statuses, reverse=True, limit=1)
         async with jobs as listed:
             async for job in listed:
                 return job

@@ -18,8 +18,8 @@ from envsubst import envsubst  # type: ignore[import-untyped,unused-ignore]
 
 from common.console import Failure, Problem, parse_duration
 from settings.action import ACTION, Input, compose, entries, find, read_inputs
+from settings.live import flow_dir, live_file, server_job
 
-JOB = "mlflow_server"
 SETTINGS_FILE = Path("mlflow.yaml")
 TOOLKIT_DIR = Path(__file__).parents[1]
 
@@ -70,6 +70,8 @@ class Settings:
     toolkit: dict[str, Setting]
     action_text: str
     flow_dir: Path
+    job: str
+    """The id in live.yaml of the server's job."""
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -135,16 +137,6 @@ def substitute(text: str) -> str:
     return re.sub(pattern, replace, text, flags=re.DOTALL)
 
 
-def flow_dir() -> Path:
-    """Return the folder that neuro-flow reads: where both exist, `.apolo` wins without a word."""
-    return Path(".apolo") if Path(".apolo").is_dir() else Path(".neuro")
-
-
-def live_file(folder: Path) -> Path | None:
-    """Return the live flow in the folder, as neuro-flow looks it up, or None."""
-    return next((f for f in (folder / "live.yml", folder / "live.yaml") if f.is_file()), None)
-
-
 def _read_yaml(path: Path, problems: list[Problem]) -> yaml.Node | None:
     try:
         return compose(path.read_text(encoding="utf-8"))
@@ -207,8 +199,8 @@ def _read_settings_file(known: dict[str, Input], problems: list[Problem]) -> dic
     return found
 
 
-def _read_live_args(path: Path, problems: list[Problem]) -> dict[str, Setting]:
-    args = entries(find(_read_yaml(path, problems), "jobs", JOB, "args"))
+def _live_args(root: yaml.Node | None, job: str, path: Path | None) -> dict[str, Setting]:
+    args = entries(find(root, "jobs", job, "args"))
     return {
         name: Setting(name, node.value, LIVE, f"{path}:{key.start_mark.line + 1}")
         for name, (key, node) in args.items()
@@ -301,8 +293,10 @@ def load() -> Settings:
     known = {**inputs, **TOOLKIT}
     folder = flow_dir()
     live = live_file(folder)
+    flow = _read_yaml(live, problems) if live else None
+    job = server_job(flow)
     layers = [
-        _read_live_args(live, problems) if live else {},
+        _live_args(flow, job, live),
         _read_settings_file(known, problems),
         _read_environment(known, problems),
     ]
@@ -320,5 +314,6 @@ def load() -> Settings:
         {name: merged[name] for name in TOOLKIT},
         action_text,
         folder,
+        job,
         problems,
     )

@@ -8,7 +8,8 @@ import yaml
 
 from common.console import Failure, Problem, complain
 from settings import action, values
-from settings.layers import JOB, LIVE, Setting, Settings, live_file, redact
+from settings.layers import LIVE, Setting, Settings, redact
+from settings.live import CALL, JOB, live_file, server_jobs
 
 
 def problems(settings: Settings) -> list[Problem]:
@@ -53,19 +54,23 @@ def _flow_problems(settings: Settings) -> list[Problem]:
         root = action.compose(live.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError):
         return []  # said while the layers were read
-    job = action.find(root, "jobs", JOB)
+    name = settings.job
+    callers = server_jobs(root)
+    job = action.find(root, "jobs", name)
     called = action.find(job, "action")
     at = called or job
     line = f"{live}:{at.start_mark.line + 1}" if at else str(live)
-    expected = f"ws:{action.RENDERED}"
+    if len(callers) > 1 and JOB not in callers:
+        what = f"{' and '.join(callers)} call {CALL}: which of them is the server?"
+        return [Problem(what, f"let one of them call it, or name the server's {JOB}", str(live))]
     if job is None:
-        return [Problem(f"no job {JOB}", f"add one with `action: {expected}` and `args:`", str(live))]
-    if called is None or called.value not in (expected, expected.removesuffix(".yaml")):
+        return [Problem(f"no job {name}", f"add one with `action: {CALL}` and `args:`", str(live))]
+    if called is None or called.value not in (CALL, CALL.removesuffix(".yaml")):
         said = called.value if called else "none"
-        return [Problem(f"the action of {JOB} is {said}", f"write `action: {expected}`", line)]
+        return [Problem(f"the action of {name} is {said}", f"write `action: {CALL}`", line)]
     if action.find(job, "args") is None:
         fix = "write `args: {}` at least: without it neuro-flow leaves out the defaults"
-        return [Problem(f"{JOB} has no args", fix, line)]
+        return [Problem(f"{name} has no args", fix, line)]
     return []
 
 

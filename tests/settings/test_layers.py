@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from settings import action, layers
+from settings import action, layers, live
 from tests.conftest import ROOT
 
 
@@ -148,9 +148,9 @@ def test_redaction(value: str, shown: str) -> None:
 
 
 def test_apolo_folder_wins_as_in_neuro_flow(workspace: Path) -> None:
-    assert layers.flow_dir() == Path(".neuro")
+    assert live.flow_dir() == Path(".neuro")
     (workspace / ".apolo").mkdir()
-    assert layers.flow_dir() == Path(".apolo")
+    assert live.flow_dir() == Path(".apolo")
 
 
 def test_variables_that_are_no_settings(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,57 @@
+"""The live flow as it is written: which file that is, the server's job in it, and that job's `args`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from settings.action import RENDERED, entries, find
+
+JOB = "mlflow_server"
+"""What the server's job is called where nobody has chosen another id for it."""
+CALL = f"ws:{RENDERED}"
+"""What the `action:` of the server's job says; neuro-flow takes it without `.yaml`, too."""
+
+
+def flow_dir() -> Path:
+    """Return the folder that neuro-flow reads: where both exist, `.apolo` wins without a word."""
+    return Path(".apolo") if Path(".apolo").is_dir() else Path(".neuro")
+
+
+def live_file(folder: Path) -> Path | None:
+    """Return the live flow in the folder, as neuro-flow looks it up, or None."""
+    return next((f for f in (folder / "live.yml", folder / "live.yaml") if f.is_file()), None)
+
+
+@dataclass(frozen=True)
+class ActionJob:
+    """A job of the flow that calls an action: its id, what it calls, the nodes of both and of its `args`."""
+
+    name: str
+    action: str
+    key: yaml.Node
+    call: yaml.Node
+    args: yaml.Node | None
+
+
+def action_jobs(root: yaml.Node | None) -> list[ActionJob]:
+    """Return the jobs of a flow that call an action, in the order of the file."""
+    found = []
+    for name, (key, job) in entries(find(root, "jobs")).items():
+        call = find(job, "action")
+        if isinstance(call, yaml.ScalarNode):
+            found.append(ActionJob(name, call.value, key, call, find(job, "args")))
+    return found
+
+
+def server_jobs(root: yaml.Node | None) -> list[str]:
+    """Return the ids of the jobs that call the rendered action."""
+    return [job.name for job in action_jobs(root) if job.action in (CALL, CALL.removesuffix(".yaml"))]
+
+
+def server_job(root: yaml.Node | None) -> str:
+    """Return the id of the server's job: the one that calls the rendered action, whatever it is called."""
+    callers = server_jobs(root)
+    return JOB if JOB in callers or not callers else callers[0]
