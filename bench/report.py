@@ -1,4 +1,4 @@
-"""BENCHMARKS.md and the README's figures, made of results.json; no other figure may be in either."""
+"""BENCHMARKS.md and the figures in docs/limits.md, made of results.json; no other figure may be in either."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def _presets(results: Results) -> str:
 
 
 def sizing(results: Results) -> str:
-    """Return the README's account of what a server takes, what limits it next, and what to change then."""
+    """Return the account of what a server takes, what limits it next, and what to change then."""
 
     def figure(metric: str, scale: float = 1, digits: int = 0, **of: Any) -> str:
         found = median(results, metric, **of)

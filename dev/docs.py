@@ -1,5 +1,4 @@
-"""Writes the generated text: serve.py into action.yaml; settings, arguments and figures into README.md and
-BENCHMARKS.md; editors' help.
+"""Writes the generated text: the script in action.yaml; settings, arguments, figures in pages; editors' help.
 
 With --check it only says what is stale. Fails, too, when the action names an input that it does not have.
 """
@@ -12,6 +11,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+SETTINGS, ARGUMENTS, SIZING = Path("README.md"), Path("docs/arguments.md"), Path("docs/limits.md")
+"""The pages that have generated parts."""
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "bench")]
 
 import report  # noqa: E402
@@ -39,7 +40,7 @@ def embed(action: str, script: str) -> str:
 
 
 def settings_table(action_text: str) -> str:
-    """Return the rows of README.md's table of settings."""
+    """Return the rows of the table of settings."""
     rows = ["\n| variable | default | meaning |\n|---|---|---|\n"]
     for entry in [*action.read_inputs(action_text).values(), *layers.TOOLKIT.values()]:
         default = "required" if entry.default is None else f"`{entry.default}`" if entry.default else "empty"
@@ -89,56 +90,55 @@ def examples(action_text: str) -> dict[str, str]:
 
 
 def reference(action_text: str) -> str:
-    """Return README.md's reference: the example of use, then a section for each input."""
+    """Return the reference: the example of use, then a section for each input."""
     text = f"\n```yaml\n{examples(action_text)['-1']}```\n"
     markdown = comments(action_text)
     for entry in action.read_inputs(action_text).values():
         default = f"Default: `{entry.default}`." if entry.default else "Default: empty."
         said = "Required." if entry.default is None else default
-        text += f"\n### `{entry.name}`\n\n{entry.description} {said}\n"
+        text += f"\n## `{entry.name}`\n\n{entry.description} {said}\n"
         text += f"\n{markdown[entry.name]}" if markdown[entry.name] else ""
     return text + "\n"
 
 
-def between(text: str, name: str, content: str) -> str:
-    """Return text with what stands between the markers `name` and `end of name` replaced.
+def between(page: Path, name: str, content: str) -> str:
+    """Return a page's text with what stands between the markers `name` and `end of name` replaced.
 
     Raises:
         ValueError: the markers are not there once.
     """
-    new, count = re.subn(
-        rf"(?s)(<!-- {name} -->\n).*?(<!-- end of {name} -->)", lambda m: m[1] + content + m[2], text
+    text, marked = (
+        (ROOT / page).read_text(encoding="utf-8"),
+        rf"(<!-- {name} -->\n)(?s:.*?)(<!-- end of {name} -->)",
     )
+    new, count = re.subn(marked, lambda m: m[1] + content + m[2], text)
     if count != 1:
-        raise ValueError(f"README.md has no markers <!-- {name} --> and <!-- end of {name} -->")
+        raise ValueError(f"{page} has no markers <!-- {name} --> and <!-- end of {name} -->")
     return new
 
 
 def generated() -> dict[Path, str]:
-    """Return every generated file's text as it should be."""
-    action_file, readme = ROOT / "action.yaml", ROOT / "README.md"
+    """Return every generated file's text as it should be, by its path in the repository."""
     script = (ROOT / "scripts/in_job/serve.py").read_text(encoding="utf-8")
-    action_text = embed(action_file.read_text(encoding="utf-8"), script)
-    readme_text = between(readme.read_text(encoding="utf-8"), "settings", settings_table(action_text))
-    readme_text = between(readme_text, "arguments", reference(action_text))
+    action_text = embed((ROOT / "action.yaml").read_text(encoding="utf-8"), script)
     inputs = action.read_inputs(action_text)
-    figures = {}
+    texts = {
+        Path("action.yaml"): action_text,
+        SETTINGS: between(SETTINGS, "settings", settings_table(action_text)),
+        ARGUMENTS: between(ARGUMENTS, "arguments", reference(action_text)),
+        Path(editor_help.SCHEMA): editor_help.schema(inputs),
+        Path("mlflow.example.yaml"): editor_help.example(inputs),
+    }
     if (ROOT / "bench/results.json").exists():
         results = report.load(ROOT / "bench/results.json")
-        readme_text = between(readme_text, "sizing", report.sizing(results))
-        figures = {ROOT / "BENCHMARKS.md": report.page(results)}
-    return {
-        **figures,
-        action_file: action_text,
-        readme: readme_text,
-        ROOT / editor_help.SCHEMA: editor_help.schema(inputs),
-        ROOT / "mlflow.example.yaml": editor_help.example(inputs),
-    }
+        texts[SIZING] = between(SIZING, "sizing", report.sizing(results))
+        texts[Path("BENCHMARKS.md")] = report.page(results)
+    return texts
 
 
 def main() -> int:
     """Write, or with --check compare; return the exit code."""
-    texts = generated()
+    texts = {ROOT / path: text for path, text in generated().items()}
     stale = [p for p, text in texts.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
     wrong = undefined_inputs(texts[ROOT / "action.yaml"])
     for line in wrong:

@@ -240,7 +240,7 @@ def test_nothing_but_artifacts_is_an_artifact(served: Served, fault: MakeFault) 
                     ("GET", f"{API}/artifacts/list?run_id={outside}&path={path}", None),
                     ("POST", f"{ajax}/upload-artifact?run_uuid={outside}&path={path}", b"evil"),
                 ]
-                if "link" not in path:  # README.md, Limits
+                if "link" not in path:  # docs/limits.md#limits
                     requests.append(("DELETE", f"{ARTIFACTS}/{path}", None))
                 for method, target, data in requests:
                     row.tried += 1
@@ -250,7 +250,7 @@ def test_nothing_but_artifacts_is_an_artifact(served: Served, fault: MakeFault) 
                     assert SECRET not in answer, (method, target)
                 assert {name: (volume / name).stat().st_ino for name in names} == kept, path
         assert (volume / "backups/mlflow-x.db").read_bytes() == SECRET
-        assert {path.name for path in volume.iterdir()} - {outside} == set(entries)  # README.md, Limits
+        assert {path.name for path in volume.iterdir()} - {outside} == set(entries)  # docs/limits.md#limits
         assert served.store.damage() == []
         assert served.ask("GET", f"/runs/get?run_id={run}")["run"]
         row.ended = "nothing read, replaced or deleted"
