@@ -7,6 +7,7 @@ from typing import Any
 
 from settings import layers, values
 from settings.action import Input
+from settings.variables import FALSE, TRUE
 
 SCHEMA = "mlflow.schema.json"
 
@@ -25,10 +26,13 @@ def _property(entry: Input) -> dict[str, Any]:
         found["default"] = entry.default
     text = {"type": "string", "pattern": REFERENCE}
     choices = values.CHOICES.get(entry.name, ())
-    if entry.name in ("mode", "http_auth", "browse"):
+    if entry.name in values.TRUTH:
+        choices = (*TRUE, *FALSE)
+    if entry.name in ("mode", *values.TRUTH):
         pattern = "|".join(map(_any_case, choices))
         found["anyOf"] = [{"enum": list(choices)}, {"type": "string", "pattern": f"^({pattern})$"}, text]
-        found["anyOf"] += [{"type": "boolean"}] if "true" in choices else []
+        if entry.name in values.TRUTH:
+            found["anyOf"] += [{"type": "boolean"}, {"enum": [0, 1]}]
     elif choices:
         found["anyOf"] = [{"enum": list(choices)}, text]
     elif entry.name == "port":
@@ -52,7 +56,11 @@ def schema(inputs: dict[str, Input]) -> str:
                 "title": "Settings of the MLflow server toolkit",
                 "type": ["object", "null"],
                 "additionalProperties": False,
-                "properties": {n: _property(e) for n, e in {**inputs, **layers.TOOLKIT}.items()},
+                "patternProperties": {"^x-": {}},
+                "properties": {
+                    "<<": {},
+                    **{n: _property(e) for n, e in {**inputs, **layers.TOOLKIT}.items()},
+                },
             },
             indent=2,
         )

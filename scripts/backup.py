@@ -15,7 +15,8 @@ from common.console import Failure, Problem, say
 from flow.store_task import Task
 from flow.workspace import Flow, open_flow
 from settings import problems
-from settings.layers import Settings, load, yes
+from settings.layers import Settings
+from settings.variables import yes
 
 
 def destination(to: str) -> Path | None:
@@ -88,8 +89,7 @@ async def backup(settings: Settings, to: Path | None, *, artifacts: bool) -> Non
 
 def main() -> None:
     """Run the target."""
-    settings = load()
-    problems.require(settings)
+    settings = problems.begin("backup")
     artifacts = yes("MLFLOW_BACKUP_ARTIFACTS")
     asyncio.run(backup(settings, destination(os.environ.get("TO", "")), artifacts=artifacts))
 

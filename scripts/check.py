@@ -29,7 +29,7 @@ async def _check(settings: Settings) -> None:
 
 def main() -> None:
     """Run the target."""
-    settings = load()
+    settings = load("check")
     problems.require(settings)
     asyncio.run(_check(settings))
     say("no error found")

@@ -10,7 +10,8 @@ from common.console import Failure, Problem, format_duration, parse_duration, sa
 from flow.store_task import Task
 from flow.workspace import open_flow
 from settings import problems
-from settings.layers import Settings, load, yes
+from settings.layers import Settings
+from settings.variables import yes
 
 
 async def clean_up(settings: Settings, older_than: int, *, force: bool) -> None:
@@ -41,8 +42,7 @@ async def clean_up(settings: Settings, older_than: int, *, force: bool) -> None:
 
 def main() -> None:
     """Run the target."""
-    settings = load()
-    problems.require(settings)
+    settings = problems.begin("gc")
     text = os.environ.get("OLDER_THAN", "")
     try:
         older_than = parse_duration(text) if text else 0

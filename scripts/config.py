@@ -39,7 +39,7 @@ def table(settings: dict[str, Setting]) -> str:
 
 def main() -> None:
     """Run the target."""
-    settings = load()
+    settings = load("config")
     if os.environ.get("MLFLOW_FORMAT") == "json":
         print(json.dumps({s.name: _plain(s) for s in settings.all.values()}, indent=2))
     else:

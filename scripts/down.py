@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 
 from common import console
-from common.console import say
+from common.console import UNCHANGED, say
 from flow.workspace import open_flow
+from settings import problems
 from settings.layers import Settings, load
+from settings.variables import yes
 
 
-async def down(settings: Settings) -> None:
-    """Stop the server's job and wait for its end."""
+async def down(settings: Settings, *, dry_run: bool) -> None:
+    """Stop the server's job and wait for its end; with `dry_run` only say which."""
     async with open_flow(settings) as flow:
         if flow.job is None:
             say("no server is running")
+            return
+        if dry_run:
+            print(f"would stop: job {flow.job.id}, {flow.job.http_url}")
+            say(UNCHANGED)
             return
         await flow.stop(flow.job)
         say(f"stopped job {flow.job.id}; the data stays where it is")
@@ -22,7 +28,9 @@ async def down(settings: Settings) -> None:
 
 def main() -> None:
     """Run the target."""
-    asyncio.run(down(load()))
+    settings = load("down")
+    problems.require_typed(settings)
+    asyncio.run(down(settings, dry_run=yes("MLFLOW_DRY_RUN")))
 
 
 if __name__ == "__main__":

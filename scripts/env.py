@@ -7,6 +7,7 @@ import asyncio
 from common import console
 from flow import server
 from flow.workspace import open_flow, require_job
+from settings import problems
 from settings.layers import Settings, load
 
 
@@ -18,7 +19,9 @@ async def env(settings: Settings) -> None:
 
 def main() -> None:
     """Run the target."""
-    asyncio.run(env(load()))
+    settings = load("env")
+    problems.require_typed(settings)
+    asyncio.run(env(settings))
 
 
 if __name__ == "__main__":

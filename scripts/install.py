@@ -13,15 +13,13 @@ from pathlib import Path
 import yaml
 
 from common import console
-from common.console import Failure, Problem, complain, say
+from common.console import UNCHANGED, Failure, Problem, complain, say
 from copying import edits
 from copying.installation import (
     HALF_DONE,
     MAKEFILES,
-    UNCHANGED,
     Edit,
     Installed,
-    dry_run,
     git,
     include_line,
     includes,
@@ -47,9 +45,11 @@ from copying.transaction import (
     read,
     recover,
 )
+from settings import problems
 from settings.action import ACTION, RENDERED, compose, find
-from settings.layers import OF_TARGETS, TOOLKIT_DIR, load
+from settings.layers import TOOLKIT_DIR, load
 from settings.live import live_file
+from settings.variables import OF_ALL, OF_TARGETS, yes
 
 FOLDER = "scripts/mlflow"
 IGNORED = "/.mlflow"  # without a slash at the end: it may be a symlink
@@ -238,7 +238,7 @@ def taken_names(plan: Plan, makefile: Path, text: str) -> Iterator[Problem]:
     """Yield what in a makefile has a name of ours: a target, a variable, or another copy of the toolkit."""
     ours = (TOOLKIT_DIR / "mlflow.mk").read_text(encoding="utf-8")
     targets = set(re.findall(r"(?m)^(mlflow-\w+):", ours))
-    variables = {f"MLFLOW_{name.upper()}" for name in load().all} | OF_TARGETS
+    variables = {f"MLFLOW_{name.upper()}" for name in load().all} | {*OF_TARGETS} | OF_ALL
     variables |= set(re.findall(r"(?m)^(MLFLOW_\w+) *:?=", ours))
     for number, line in enumerate(text.splitlines(), 1):
         where = f"{makefile}:{number}"
@@ -282,7 +282,8 @@ def origin_of(toolkit: Path) -> str:
 
 def main() -> None:
     """Run the target."""
-    only_show = dry_run()
+    problems.require_typed(load("install"))
+    only_show = yes("MLFLOW_DRY_RUN")
     root, folder = target()
     toolkit = TOOLKIT_DIR.resolve().parent
     files = toolkit_files(toolkit, folder)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 
 from common import console
 from common.console import say
 from flow.workspace import open_flow, require_job
+from settings import problems
 from settings.layers import Settings, load
+from settings.variables import yes
 
 
 async def logs(settings: Settings, *, follow: bool) -> None:
@@ -25,9 +26,9 @@ async def logs(settings: Settings, *, follow: bool) -> None:
 
 def main() -> None:
     """Run the target."""
-    asyncio.run(
-        logs(load(), follow=os.environ.get("MLFLOW_FOLLOW", "yes").lower() not in ("no", "false", "0"))
-    )
+    settings = load("logs")
+    problems.require_typed(settings)
+    asyncio.run(logs(settings, follow=yes("MLFLOW_FOLLOW", default=True)))
 
 
 if __name__ == "__main__":

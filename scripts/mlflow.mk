@@ -33,6 +33,7 @@ mlflow-help: ; @$(MLFLOW_RUN) help ## Print this
 
 MLFLOW_TARGETS := up down restart status extend logs open env config render check backup restore upgrade gc install update uninstall help
 .PHONY: $(MLFLOW_TARGETS:%=mlflow-%)
+$(MLFLOW_TARGETS:%=mlflow-%): export MLFLOW_GOALS = $(MAKECMDGOALS)
 $(MLFLOW_TARGETS:%=mlflow-%): SHELL := /bin/sh
 $(MLFLOW_TARGETS:%=mlflow-%): .SHELLFLAGS := -c
 

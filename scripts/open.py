@@ -8,7 +8,9 @@ import webbrowser
 from common import console
 from common.console import Failure, Problem
 from flow.workspace import open_flow, require_job
+from settings import problems
 from settings.layers import Settings, load
+from settings.variables import yes
 
 
 async def link(settings: Settings) -> str:
@@ -19,7 +21,12 @@ async def link(settings: Settings) -> str:
 
 def main() -> None:
     """Run the target."""
-    url = asyncio.run(link(load()))
+    settings = load("open")
+    problems.require_typed(settings)
+    url = asyncio.run(link(settings))
+    if yes("MLFLOW_DRY_RUN"):
+        print(f"would open: {url}")
+        return
     if not webbrowser.open(url):
         raise Failure(Problem("no browser could be started", f"open this address yourself: {url}"))
 

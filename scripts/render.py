@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from common import console
+from common.console import UNCHANGED, say
 from settings import action, problems
 from settings.layers import load
+from settings.variables import yes
 
 
 def main() -> None:
     """Run the target."""
-    settings = load()
+    settings = load("render")
     problems.require(settings)
+    if yes("MLFLOW_DRY_RUN"):
+        action.render(settings.action_text, settings.overrides)
+        print(f"would write: {action.RENDERED}")
+        say(UNCHANGED)
+        return
     print(action.write_rendered(settings.action_text, settings.overrides))
 
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 
 from common import console
+from flow.store_guard import require_same_store
 from flow.workspace import open_flow
 from settings import problems
-from settings.layers import Settings, load
-from up import bring_up
+from settings.layers import Settings
+from settings.variables import yes
+from up import bring_up, show_start
 
 
-async def restart(settings: Settings) -> None:
-    """Stop the server if it runs, and start it."""
-    async with open_flow(settings, will_run=True) as flow:
+async def restart(settings: Settings, *, dry_run: bool) -> None:
+    """Stop the server if it runs, and start it; with `dry_run` only show that."""
+    async with open_flow(settings, will_run=not dry_run) as flow:
+        require_same_store(flow)
+        if dry_run:
+            if flow.job:
+                print(f"would stop: job {flow.job.id}, {flow.job.http_url}")
+            await show_start(flow)
+            return
         if flow.job:
             await flow.stop(flow.job)
             flow.job = None
@@ -22,9 +30,8 @@ async def restart(settings: Settings) -> None:
 
 def main() -> None:
     """Run the target: nothing is stopped when the settings would not start."""
-    settings = load()
-    problems.require(settings)
-    asyncio.run(restart(settings))
+    settings = problems.begin("restart")
+    asyncio.run(restart(settings, dry_run=yes("MLFLOW_DRY_RUN")))
 
 
 if __name__ == "__main__":

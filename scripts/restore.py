@@ -20,7 +20,8 @@ from common.console import Failure, Problem, say
 from flow.store_task import Task
 from flow.workspace import Flow, open_flow
 from settings import problems
-from settings.layers import Settings, load, yes
+from settings.layers import Settings
+from settings.variables import yes
 from up import bring_up
 
 SQLITE = b"SQLite format 3\0"
@@ -138,8 +139,7 @@ async def again(flow: Flow, failure: BaseException) -> None:
 
 def main() -> None:
     """Run the target."""
-    settings = load()
-    problems.require(settings)
+    settings = problems.begin("restore")
     asyncio.run(restore(settings, os.environ.get("FROM", ""), force=yes("MLFLOW_FORCE")))
 
 

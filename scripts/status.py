@@ -9,6 +9,7 @@ from common.console import MISTAKE, format_duration
 from flow import server
 from flow.drift import drift
 from flow.workspace import age, open_flow, time_left
+from settings import problems
 from settings.layers import Settings, load
 
 
@@ -38,7 +39,9 @@ async def status(settings: Settings) -> int:
 
 def main() -> int:
     """Run the target."""
-    return asyncio.run(status(load()))
+    settings = load("status")
+    problems.require_typed(settings)
+    return asyncio.run(status(settings))
 
 
 if __name__ == "__main__":

@@ -11,15 +11,13 @@ from pathlib import Path
 import yaml
 
 from common import console
-from common.console import Failure, Problem, complain, say
+from common.console import UNCHANGED, Failure, Problem, complain, say
 from copying.edits import ADDED, VOLUME, take_out, take_out_of_flow
 from copying.installation import (
     HALF_DONE,
     MAKEFILES,
-    UNCHANGED,
     Edit,
     Installed,
-    dry_run,
     edited,
     includes,
     is_toolkit,
@@ -30,9 +28,11 @@ from copying.installation import (
 from copying.transaction import MANIFEST, Change, Tree, alone, apply, pending, read, recover
 from flow.login import STATE
 from local_platform import client
+from settings import problems
 from settings.action import RENDERED
 from settings.layers import Settings, load
 from settings.live import JOB
+from settings.variables import yes
 
 REFERENCES = {VOLUME: rf"\bvolumes\.{VOLUME}\b", JOB: rf"inspect_job\(.{JOB}.\)"}
 
@@ -146,7 +146,8 @@ async def running(settings: Settings) -> list[Problem]:
 
 def main() -> None:
     """Run the target."""
-    only_show = dry_run()
+    problems.require_typed(load("uninstall"))
+    only_show = yes("MLFLOW_DRY_RUN")
     root, folder, record = place()
     with alone(root):
         if pending(root):

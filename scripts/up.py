@@ -8,15 +8,18 @@ import sys
 from collections.abc import AsyncIterator
 
 from common import console
-from common.console import Failure, Problem, complain, format_duration, say
+from common.console import UNCHANGED, Failure, Problem, complain, format_duration, say
 from flow import server
 from flow.drift import drift
 from flow.neuro_flow import HeldRun
 from flow.platform_check import check_submission
+from flow.store_guard import remember, require_same_store
 from flow.store_task import require_no_task
+from flow.submission import inputs
 from flow.workspace import Flow, Job, open_flow
 from settings import problems
-from settings.layers import Settings, load
+from settings.layers import Settings, redact
+from settings.variables import yes
 
 
 @contextlib.asynccontextmanager
@@ -37,6 +40,7 @@ async def started(flow: Flow) -> AsyncIterator[Job]:
         job = await flow.find()  # another mlflow-up may have been faster
         if job is None:
             await require_no_task(flow)
+            require_same_store(flow)
             submission = await run.job()
             await check_submission(flow, submission)
             await flow.make_folders(submission)
@@ -119,18 +123,49 @@ async def bring_up(flow: Flow) -> None:
     except asyncio.CancelledError:
         say(f"a job that has been started keeps running; `{settings.make('mlflow-down')}` stops it")
         raise
+    remember(flow, job)
     print(f"MLflow {'was running already' if found else 'is up'}: {job.http_url}")
     print(server.describe(flow, job))
-    if found and (differences := await drift(flow, job)):
-        say("it runs with other settings than today's: " + "; ".join(differences))
-        say(f"`{settings.make('mlflow-restart')}` applies them")
+    if found:
+        await say_drift(flow, job)
     warn_unprotected(settings, job)
 
 
-async def up(settings: Settings) -> None:
-    """Run the target on the chosen platform."""
-    async with open_flow(settings, will_run=True, will_start=True) as flow:
-        await bring_up(flow)
+async def say_drift(flow: Flow, job: Job) -> None:
+    """Say in what the running server differs from today's settings."""
+    if differences := await drift(flow, job):
+        say("it runs with other settings than today's: " + "; ".join(differences))
+        say(f"`{flow.settings.make('mlflow-restart')}` applies them")
+
+
+async def show_start(flow: Flow) -> None:
+    """Show the job that would be started, with all that is checked before.
+
+    Raises:
+        Failure: it would not be started.
+    """
+    await require_no_task(flow)
+    require_same_store(flow)
+    async with flow.rendered():
+        submission = await flow.evaluate()
+    await check_submission(flow, submission)
+    print(f"would start: neuro-flow run {flow.settings.job}")
+    for name, value in inputs(submission).items():
+        print(f"  {name:22} {redact(value) or '(empty)'}")
+    say(UNCHANGED)
+
+
+async def up(settings: Settings, *, dry_run: bool) -> None:
+    """Run the target on the chosen platform; with `dry_run` only show what would be started."""
+    async with open_flow(settings, will_run=not dry_run, will_start=not dry_run) as flow:
+        if not dry_run:
+            await bring_up(flow)
+        elif flow.job:
+            print(f"would start nothing: job {flow.job.id} is {flow.job.status}, {flow.job.http_url}")
+            await say_drift(flow, flow.job)
+            say(UNCHANGED)
+        else:
+            await show_start(flow)
 
 
 def warn_unprotected(settings: Settings, job: Job) -> None:
@@ -150,9 +185,8 @@ def warn_unprotected(settings: Settings, job: Job) -> None:
 
 def main() -> None:
     """Run the target."""
-    settings = load()
-    problems.require(settings)
-    asyncio.run(up(settings))
+    settings = problems.begin("up")
+    asyncio.run(up(settings, dry_run=yes("MLFLOW_DRY_RUN")))
 
 
 if __name__ == "__main__":

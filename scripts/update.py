@@ -10,13 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from common import console
-from common.console import Failure, Problem, complain, say
+from common.console import UNCHANGED, Failure, Problem, complain, say
 from copying.installation import (
     HALF_DONE,
-    UNCHANGED,
     Installed,
     as_numbers,
-    dry_run,
     git,
     lost,
     obstacles,
@@ -39,6 +37,9 @@ from copying.transaction import (
     pending,
     recover,
 )
+from settings.layers import load
+from settings.problems import require_typed
+from settings.variables import yes
 
 
 @contextmanager
@@ -118,7 +119,8 @@ class Difference:
 
 def main() -> None:
     """Run the target."""
-    only_show = dry_run()
+    require_typed(load("update"))
+    only_show = yes("MLFLOW_DRY_RUN")
     root, folder, record = place()
     with alone(root), fetched(word("FROM"), record.origin) as toolkit:
         if pending(root):

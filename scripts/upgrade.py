@@ -10,7 +10,7 @@ from common.console import Failure, Problem, say
 from flow.store_task import Task
 from flow.workspace import Flow, open_flow
 from settings import problems
-from settings.layers import Settings, load
+from settings.layers import Settings
 from up import bring_up
 
 
@@ -74,8 +74,7 @@ async def upgrade(settings: Settings) -> None:
 
 def main() -> None:
     """Run the target."""
-    settings = load()
-    problems.require(settings)
+    settings = problems.begin("upgrade")
     asyncio.run(upgrade(settings))
 
 

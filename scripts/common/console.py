@@ -43,6 +43,9 @@ class Failure(Exception):
         self.code = code
 
 
+UNCHANGED = "nothing has been changed: MLFLOW_DRY_RUN"
+
+
 def colourful() -> bool:
     """Tell whether stderr is a terminal that wants colours and changing lines."""
     return sys.stderr.isatty() and not ({"NO_COLOR", "CI"} & os.environ.keys())

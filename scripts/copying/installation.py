@@ -15,7 +15,8 @@ from common.console import Failure, Problem
 from copying import edits
 from copying.transaction import MANIFEST, digest_of, files_below, read
 from settings.action import ACTION
-from settings.layers import TOOLKIT_DIR, command_line, load, yes
+from settings.layers import TOOLKIT_DIR
+from settings.variables import command_line
 
 VERSION = "VERSION"
 BESIDE = (ACTION, "LICENSE", "mlflow.example.yaml", "mlflow.schema.json")
@@ -24,7 +25,6 @@ BESIDE = (ACTION, "LICENSE", "mlflow.example.yaml", "mlflow.schema.json")
 MAKEFILES = ("GNUmakefile", "makefile", "Makefile")
 """In the order in which make looks for them."""
 HALF_DONE = "an interrupted call has left its work half done; without MLFLOW_DRY_RUN it is undone first"
-UNCHANGED = "nothing has been changed: MLFLOW_DRY_RUN"
 
 
 @dataclass(frozen=True)
@@ -199,19 +199,6 @@ def path_of(text: str) -> Path:
     """Return the path that a user wrote, who may have called make in a folder below this one."""
     written = os.path.expanduser(text)  # noqa: PTH111 (Path's raises where there is no such user)
     return Path(os.environ.get("MLFLOW_CALLED_IN", ""), written)
-
-
-def dry_run() -> bool:
-    """Tell whether only to show what would be done.
-
-    Raises:
-        Failure: it is neither yes nor no, or the command line has a variable that is none of ours, such as a
-            misspelt one.
-    """
-    unknown = [problem for problem in load().problems if problem.source == "make command line"]
-    if unknown:
-        raise Failure(*unknown)
-    return yes("MLFLOW_DRY_RUN")
 
 
 def show(sign: str, what: str, pieces: list[str] | None = None) -> None:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import apolo_sdk
 
 
-def _mounts(mounted: apolo_sdk.Container | apolo_sdk.VolumeParseResult) -> list[str]:
+def mounts(mounted: apolo_sdk.Container | apolo_sdk.VolumeParseResult) -> list[str]:
+    """Return what a job mounts, in words that a job and a volume of the settings have in common."""
     mode = {True: "ro", False: "rw"}
     return sorted(
         [f"{v.storage_uri}:{v.container_path}:{mode[v.read_only]}" for v in mounted.volumes]
@@ -41,7 +42,7 @@ def of_job(job: Job) -> dict[str, str]:
         "job_name": job.name or "",
         "preset": job.preset_name or "",
     }
-    return _settings(env, _mounts(container), other)
+    return _settings(env, mounts(container), other)
 
 
 def of_submission(flow: Flow, submission: Submission) -> dict[str, str]:
@@ -57,7 +58,7 @@ def of_submission(flow: Flow, submission: Submission) -> dict[str, str]:
         "preset": evaluated["preset"] or next(iter(flow.client.config.presets)),
     }
     return _settings(
-        {**env.env, **{n: str(uri) for n, uri in env.secret_env.items()}}, _mounts(volumes), other
+        {**env.env, **{n: str(uri) for n, uri in env.secret_env.items()}}, mounts(volumes), other
     )
 
 

@@ -12,6 +12,7 @@ from common.console import Failure, Problem
 from common.locks import Users
 from local_platform import client as local
 from settings.layers import TOOLKIT_DIR, Settings
+from settings.variables import truth
 
 VENV_BIN = Path(".mlflow/venv/bin")
 STATE = Path(".mlflow/local")
@@ -97,6 +98,6 @@ def child_environment(login: Login, settings: Settings) -> dict[str, str]:
     if os.sep in settings.flow_cli:
         folders.insert(0, str(Path(settings.flow_cli).absolute().parent))
     own = {"PATH": os.pathsep.join(folders), "COLUMNS": "200", "NO_COLOR": "1"}
-    if settings.inputs["browse"].value.lower() != "true":
+    if not truth(settings.inputs["browse"].value):
         own["BROWSER"] = "true"
     return {**os.environ, **login.environment, **own}

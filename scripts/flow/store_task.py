@@ -19,6 +19,7 @@ from common import console
 from common.console import Failure, Problem, format_duration, say
 from common.lazy import lazily
 from flow.platform_check import check_submission
+from flow.store_guard import require_same_store
 from flow.submission import Submission
 from flow.workspace import Flow, Job, tags
 from settings.layers import TOOLKIT_DIR, redact
@@ -99,6 +100,7 @@ class Task:
         Raises:
             Failure: the settings or the platform are not as a server needs them.
         """
+        require_same_store(flow)
         async with flow.rendered():
             submission = await flow.evaluate()
         await check_submission(flow, submission)

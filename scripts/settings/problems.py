@@ -6,10 +6,11 @@ from pathlib import Path
 
 import yaml
 
-from common.console import Failure, Problem, complain
+from common.console import Failure, Problem, complain, say
 from settings import action, values
-from settings.layers import LIVE, Setting, Settings, redact
+from settings.layers import ENVIRONMENT, LIVE, Setting, Settings, load, redact
 from settings.live import CALL, JOB, live_file, server_jobs
+from settings.variables import MAKE
 
 
 def problems(settings: Settings) -> list[Problem]:
@@ -32,6 +33,8 @@ def value_problem(setting: Setting, value: str) -> Problem | None:
     if "\0" in value:
         return Problem(f"{setting.name} holds a NUL", "no program can take that", setting.source)
     fix = values.CHECKS[setting.name](value) if setting.name in values.CHECKS else ""
+    if fix and setting.layer != LIVE and "${{" in value:
+        fix = "expressions work in the `args` of live.yaml only; here write a plain value"
     return Problem(f"{setting.name} is {redact(value)!r}", fix, setting.source) if fix else None
 
 
@@ -92,6 +95,31 @@ def require(settings: Settings) -> None:
         Failure: at least one problem is not just a warning.
     """
     stop_at_errors(problems(settings))
+
+
+def begin(target: str) -> Settings:
+    """Return the settings of a target that works on the store, and say which of them the shell decided.
+
+    Raises:
+        Failure: at least one problem is not just a warning.
+    """
+    settings = load(target)
+    require(settings)
+    chance = [s for s in settings.inputs.values() if s.layer == ENVIRONMENT]
+    if chance:
+        say("from the environment: " + ", ".join(f"MLFLOW_{s.name.upper()}={s.shown}" for s in chance))
+    return settings
+
+
+def require_typed(settings: Settings) -> None:
+    """Stop at what make's command line has that is none of ours, such as a misspelt variable.
+
+    For targets that need no settings to be right: what was typed for them has to mean something all the same.
+
+    Raises:
+        Failure: there is such a variable.
+    """
+    stop_at_errors([problem for problem in settings.problems if problem.source == MAKE])
 
 
 def stop_at_errors(found: list[Problem]) -> None:

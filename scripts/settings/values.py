@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 from common.console import parse_duration
 from settings.layers import redact
+from settings.variables import truth
 
 REFERENCE = re.compile(r"(storage|disk|secret):(?P<what>.+?):(?P<path>/[^:]*)(?::(?P<mode>ro|rw))?")
 """A volume reference of neuro-flow, such as `storage:mlflow:/mnt/mlflow:rw`."""
@@ -49,12 +50,12 @@ class Finding:
 
 CHOICES = {
     "mode": ("server", "ui"),
-    "http_auth": ("true", "false", ""),
-    "browse": ("true", "false", ""),
     "restart": ("never", "on-failure", "always"),
     "platform": ("neuro", "local"),
 }
-"""Settings with a few possible values; `mode` and the two truth values in any letter case."""
+"""Settings with a few possible values; `mode` in any letter case."""
+TRUTH = ("http_auth", "browse")
+"""Settings that are a truth value, in the words of `variables`."""
 
 
 def _one_of(*allowed: str) -> Callable[[str], str]:
@@ -203,7 +204,7 @@ CHECKS: dict[str, Callable[[str], str]] = {
     "backend_store_uri": _backend_store_uri,
     "volumes": _volumes,
     "envs": _envs,
-    "http_auth": _one_of(*CHOICES["http_auth"]),
+    **dict.fromkeys(TRUTH, lambda value: "" if truth(value) is not None else "use True or False"),
     "life_span": _at_least(60, "use at least a minute, like 10d, 1d12h or 30m"),
     "port": _port,
     "job_name": _job_name,
@@ -212,9 +213,10 @@ CHECKS: dict[str, Callable[[str], str]] = {
         "" if value and not re.search(r"\s", value) else "use an image's name, without blanks"
     ),
     "restart": _exactly(*CHOICES["restart"]),
-    "browse": _one_of(*CHOICES["browse"]),
     "platform": _exactly(*CHOICES["platform"]),
-    "timeout": _at_least(1, "use a duration like 10m or 90s"),
+    "timeout": lambda value: (
+        "" if re.fullmatch("0*[1-9][0-9]*", value) else _at_least(1, "use a duration like 10m or 90s")(value)
+    ),
 }
 """Each returns the fix for a value, or an empty string where nothing is wrong with it alone."""
 

@@ -41,8 +41,16 @@ CASES = {
     # Neither on nor off: the server must not start without protection.
     "auth enabled": ("{artifacts_destination: a, http_auth: enabled}", "Expecting value: line 1 column 1"),
 }
-ON = ("True", "true", "YES", "${{ True }}")
-OFF = ("False", "false", "", "no")
+ON = ("True", "YES", "on", "1", "${{ True }}")
+OFF = ("False", "No", "off", "0", "")
+CASES |= {  # words that JSON has for nothing
+    f"auth {word}": (f"{{artifacts_destination: a, http_auth: '{word}'}}", "Expecting value: line 1 column 1")
+    for word in ("null", "[]", "2")
+}
+CASES |= {
+    f"browse {word}": (f"{{artifacts_destination: a, browse: '{word}'}}", {"browse": ""})
+    for word in ("Yes", "1", "TRUE")
+}
 CASES |= {
     f"auth {word or 'empty'}": (f"{{artifacts_destination: a, http_auth: '{word}'}}", {f"{no}http-auth": ""})
     for words, no in ((ON, ""), (OFF, "no-"))
@@ -72,7 +80,7 @@ def test_what_args_evaluate_to(name: str, evaluated: dict[str, Future[str]]) -> 
     assert {key: options.get(key) for key in expected} == expected
     assert ("http-auth" in options) is not ("no-http-auth" in options)
     assert "preset" not in options
-    assert "browse" not in options
+    assert ("browse" in options) is name.startswith("browse")
 
 
 def test_any_text_reaches_the_job_unchanged(platform: Platform, flow: MakeFlow) -> None:

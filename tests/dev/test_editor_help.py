@@ -39,10 +39,10 @@ def test_the_example_as_it_is_sets_nothing(workspace: Path) -> None:
     "good",
     [
         {},
-        {"mode": "UI", "http_auth": True, "port": 7000, "restart": "always"},
+        {"mode": "UI", "http_auth": "Yes", "port": 7000, "restart": "always"},
         {"mode": "${MODE:-ui}", "port": "${PORT}", "http_auth": "true"},
         {"volumes": ["storage:a:/a:rw"], "envs": {"A": "b", "B": 1}},
-        {"volumes": "[]", "envs": "{}"},
+        {"volumes": "[]", "envs": "{}", "http_auth": 1, "x-anchors": {"a": 1}},
     ],
 )
 def test_the_schema_takes(good: dict[str, Any]) -> None:
@@ -56,7 +56,7 @@ def test_the_schema_takes(good: dict[str, Any]) -> None:
         {"mode": "servers"},
         {"port": 70000},
         {"port": "abc"},
-        {"http_auth": "yes"},
+        {"http_auth": "maybe"},
         {"volumes": [1]},
         {"envs": ["A=b"]},
         {"restart": "sometimes"},

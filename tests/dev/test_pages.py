@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from settings import action, layers
+from settings import action, layers, variables
 from tests.conftest import ROOT
 from tests.test_rooms import MAY_IMPORT
 
@@ -87,9 +87,10 @@ def test_targets_and_variables_that_a_page_names_are_there(page: str) -> None:
             assert target in targets, f"{page}: {command}"
         if re.match(r"(make|mlflow-)", command):  # else it may be one of MLflow's own
             known = {f"MLFLOW_{name.upper()}" for name in [*layers.load().inputs, *layers.TOOLKIT]}
-            assert set(re.findall(r"\b(MLFLOW_\w+)=", command)) <= known | layers.OF_TARGETS, (
-                f"{page}: {command}"
-            )
+            assert (
+                set(re.findall(r"\b(MLFLOW_\w+)=", command))
+                <= known | {*variables.OF_TARGETS} | variables.OF_ALL
+            ), f"{page}: {command}"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from settings import action, layers, live
+from settings import action, file, layers, live
 from tests.conftest import ROOT
 
 
@@ -44,7 +44,11 @@ def test_values_of_the_file_are_text_as_written(workspace: Path) -> None:
         "volumes:\n  - storage:a:/a:rw\nenvs: {A: 1, B: no}\n"
     )
     found = layers.load()
-    assert not found.problems
+    [problem] = found.problems
+    assert (problem.what, problem.warning) == (
+        "preset has an expression, which is taken as it is written",
+        True,
+    )
     values = {name: s.value for name, s in found.inputs.items()}
     assert (values["port"], values["http_auth"], values["job_name"]) == ("0x10", "yes", "")
     assert values["preset"] == "p$x $1 ${{ y }} \\ é"
@@ -68,14 +72,14 @@ def test_values_of_the_file_are_text_as_written(workspace: Path) -> None:
 def test_references_to_the_environment(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SET", "a$b ${SET} \\")
     monkeypatch.setenv("EMPTY", "")
-    assert layers.substitute(text) == expected
+    assert file.substitute(text) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("${UNSET}", "UNSET is not set"),
-        ("${X:?no}", "${X:?no} is not"),
+        ("${X:?must be set}", "${X:?must be set} is not"),
         ("${1}", "${1} is not"),
         ("${X:-$Y}", "${X:-$Y} is not"),
         ("${X", "${X is not"),
@@ -84,12 +88,24 @@ def test_references_to_the_environment(text: str, expected: str, monkeypatch: py
 )
 def test_malformed_and_unset_references(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        layers.substitute(text)
+        file.substitute(text)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"MLFLOW_PORT: 1\n", "mlflow.yaml:1: MLFLOW_PORT is not a setting; did you mean port?"),
+        (b"Life-Span: 1d\n", "mlflow.yaml:1: Life-Span is not a setting; did you mean life_span?"),
+        (
+            b"default_artifact_root: /a\n",
+            "default_artifact_root is not a setting; did you mean artifacts_destination?",
+        ),
+        (b"<<: 1\n", "mlflow.yaml: << takes a mapping, such as *NAME"),
+        (b"envs: &e {A: *e}\n", "mlflow.yaml: "),
+        (
+            b"port: ${{ 1 }}\n",
+            "mlflow.yaml:1: port has an expression, which is taken as it is written; expressions work",
+        ),
         (b"http_port: 1\n", "mlflow.yaml:1: http_port is not a setting; did you mean port?"),
         (b"zzz: 1\n", "mlflow.yaml:1: zzz is not a setting; the settings are mode,"),
         (b"port: 1\nport: 2\n", "mlflow.yaml:2: port is set twice; mlflow.yaml:1 has it too"),
@@ -105,6 +121,26 @@ def test_mistakes_in_the_file(workspace: Path, content: bytes, message: str) -> 
     problems = [str(problem) for problem in layers.load().problems]
     assert len(problems) == 1
     assert message in problems[0]
+
+
+def test_anchors_and_merge_keys(workspace: Path) -> None:
+    (workspace / "mlflow.yaml").write_text(
+        "x-small: &small {preset: &name cpu-small, life_span: 1d, port: 1}\n"
+        "x-env: &env {A: a, B: b}\n"
+        "<<: [*small, {life_span: 9d, job_name: team}]\n"
+        "port: 7000\nimage: *name\nenvs: {<<: *env, B: c}\n"
+    )
+    found = layers.load()
+    assert not found.problems
+    values = {name: s.value for name, s in found.inputs.items() if s.layer == layers.FILE}
+    assert json.loads(values.pop("envs")) == {"A": "a", "B": "c"}
+    assert values == {
+        "preset": "cpu-small",
+        "life_span": "1d",
+        "port": "7000",
+        "job_name": "team",
+        "image": "cpu-small",
+    }
 
 
 def test_an_empty_file_is_fine(workspace: Path) -> None:
@@ -156,11 +192,33 @@ def test_apolo_folder_wins_as_in_neuro_flow(workspace: Path) -> None:
 def test_variables_that_are_no_settings(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://x")  # MLflow's own
     monkeypatch.setenv("MLFLOW_LIFESPAN", "1d")
-    monkeypatch.setenv("MAKEFLAGS", " -- MLFLOW_HTTP_PORT=1 MLFLOW_ZZZ=2 MLFLOW_FOLLOW=no OTHER=3")
+    monkeypatch.setenv("MLFLOW_HTTP_PORT", "1")
+    monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", "/a")  # MLflow's own
+    monkeypatch.setenv("port", "1")
+    monkeypatch.setenv(
+        "MAKEFLAGS", " -- MLFLOW_ZZZ=2 MLFLOW_FOLLOW=no OTHER=3 mlflow_mode=ui PRESET=a image=b Preset=c"
+    )
     assert [(str(problem), problem.warning) for problem in layers.load().problems] == [
-        ("make command line: MLFLOW_HTTP_PORT is not a setting; did you mean MLFLOW_PORT?", False),
+        ("environment: MLFLOW_HTTP_PORT is not a setting; did you mean MLFLOW_PORT?", True),
         ("environment: MLFLOW_LIFESPAN is not a setting; did you mean MLFLOW_LIFE_SPAN?", True),
         ("make command line: MLFLOW_ZZZ is not a setting; `make mlflow-help` has the names", False),
+        ("make command line: PRESET is not a setting; did you mean MLFLOW_PRESET?", False),
+        ("make command line: image is not a setting; did you mean MLFLOW_IMAGE?", False),
+        ("make command line: mlflow_mode is not a setting; did you mean MLFLOW_MODE?", False),
+    ]
+    monkeypatch.setenv("MAKELEVEL", "2")  # the user's own make has called this one
+    assert [problem.warning for problem in layers.load().problems] == [True, True, False, True, True, False]
+
+
+def test_args_that_are_no_inputs(workspace: Path) -> None:
+    path = workspace / ".neuro/live.yaml"
+    path.write_text(
+        path.read_text().replace("    args:\n", "    args:\n      http_port: '1'\n      zzz: x\n", 1)
+    )
+    found = layers.load()
+    assert [str(problem) for problem in found.problems] == [
+        ".neuro/live.yaml:18: http_port is no input of the action; did you mean port?",
+        f".neuro/live.yaml:19: zzz is no input of the action; the inputs are {', '.join(found.inputs)}",
     ]
 
 

@@ -32,7 +32,8 @@ GOOD = {
         "mysql+pymysql://me:p%40s%23@host/db",
         "mssql+pymssql://me@host/db",
     ],
-    "http_auth": ["True", "false", ""],
+    "http_auth": ["True", "false", "", "Yes", "no", "ON", "off", "1", "0"],
+    "browse": ["yes", "0"],
     "port": ["1", "65535"],
     "life_span": ["1m", "1d2h3m", "60s"],
     "job_name": ["", "abc", "a-1b"],
@@ -40,7 +41,7 @@ GOOD = {
     "envs": ["{}", '{"A": "b", "_1": ""}'],
     "extra_params": ["--workers 2 'a b'", "--default-artifact-root s3://b", "--static-prefix=/x", "--dev"],
     "platform": ["local"],
-    "timeout": ["5s"],
+    "timeout": ["5s", "60"],
     "restart": ["on-failure"],
     "image": ["example.org/x:1"],
 }
@@ -72,8 +73,8 @@ BAD = [  # setting, value, what the fix says
     ("backend_store_uri", "postgresql://me:p%ss@host/db", "in the password write % as %25"),
     ("backend_store_uri", "postgresql://me:p[ss@host/db", "in the password write [ as %5B"),
     ("backend_store_uri", "postgresql://me:p?ss@host/db", "in the password write ? as %3F"),
-    ("http_auth", "yes", "use true or false"),
-    ("http_auth", "1", "use true or false"),
+    ("http_auth", "maybe", "use True or False"),
+    ("http_auth", "2", "use True or False"),
     ("port", "", "use a number from 1 to 65535"),
     ("port", "0", "use a number from 1 to 65535"),
     ("port", "65536", "use a number from 1 to 65535"),
@@ -123,8 +124,9 @@ BAD = [  # setting, value, what the fix says
     ("platform", "Local", "use neuro or local"),
     ("timeout", "0s", "use a duration like"),
     ("timeout", "soon", "use a duration like"),
+    ("timeout", "0", "use a duration like"),
     ("restart", "sometimes", "use never or on-failure or always"),
-    ("browse", "maybe", "use true or false"),
+    ("browse", "maybe", "use True or False"),
 ]
 
 
