@@ -11,7 +11,7 @@ from settings.layers import Settings, load
 
 
 async def _check(settings: Settings) -> None:
-    from flow.platform_check import check_submission, check_tools
+    from flow.platform_check import check_clash, check_submission, check_tools
     from flow.workspace import open_flow  # the SDK takes long to import, and the checks above do without
 
     try:
@@ -19,6 +19,7 @@ async def _check(settings: Settings) -> None:
             async with flow.rendered():
                 submission = await flow.evaluate()
             await check_submission(flow, submission)
+            await check_clash(flow, submission)
             await check_tools(flow)
     except Failure as failure:
         if failure.code != UNREACHABLE:

@@ -194,15 +194,17 @@ def _edit_flow(plan: Plan) -> None:
 def needed_id(stem: str) -> str:
     """Return an id for a project whose folder's name does for none, else an empty string.
 
-    It has to be an identifier, and the jobs are named after it: `ID-mlflow-server`, in 40 characters.
+    It has to be an identifier, and the jobs are named after it: `ID-mlflow-server`, in 40 characters, and the
+    platform keeps names that begin with `job-` for itself.
     Source: `make_default_project` in apolo_flow 24.12.1, and the platform's rule for names.
     """
     usual = stem.replace("-", "_")
-    if usual != usual.upper() and re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", usual.lower()):
+    fits = re.fullmatch(r"(?!job(_|\Z))[a-z][a-z0-9]*(_[a-z0-9]+)*", usual.lower())
+    if usual != usual.upper() and fits:
         return ""
     ascii_only = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode().lower()
     name = "_".join(re.findall("[a-z0-9]+", ascii_only))
-    name = name if name[:1].isalpha() else f"project_{name}"
+    name = name if re.match(r"(?!job(_|\Z))[a-z]", name) else f"project_{name}"
     return name[:26].rstrip("_")
 
 

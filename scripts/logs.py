@@ -7,7 +7,7 @@ import sys
 
 from common import console
 from common.console import say
-from flow.workspace import open_flow, require_job
+from flow.workspace import open_flow, require_job, state_of
 from settings import problems
 from settings.layers import Settings, load
 from settings.variables import yes
@@ -18,7 +18,7 @@ async def logs(settings: Settings, *, follow: bool) -> None:
     async with open_flow(settings) as flow:
         job = flow.job or await flow.find(ended=True) or require_job(flow)
         if job.status.is_finished:
-            say(f"no server is running; this is the log of job {job.id}, {job.status} {job.history.reason}")
+            say(f"no server is running; this is the log of job {job.id}, {state_of(job)}")
         async for chunk in flow.log(job, follow=follow):
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()

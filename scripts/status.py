@@ -8,7 +8,7 @@ from common import console
 from common.console import MISTAKE, format_duration
 from flow import server
 from flow.drift import drift
-from flow.workspace import age, open_flow, time_left
+from flow.workspace import age, open_flow, state_of, time_left
 from settings import problems
 from settings.layers import Settings, load
 
@@ -20,14 +20,14 @@ async def status(settings: Settings) -> int:
         if job is None or flow.job is None:
             print("state     not running")
             if job:
-                ended = f"{job.status} {job.history.reason}".strip()
-                print(f"last      job {job.id}, {ended} at {job.history.finished_at:%F %H:%M} UTC")
+                print(f"last      job {job.id}, {state_of(job)} at {job.history.finished_at:%F %H:%M} UTC")
             print(f"start     {settings.make('mlflow-up')}")
             return MISTAKE
-        trouble = await server.probe(flow, job) if job.status.is_running else job.history.description
+        trouble = await server.probe(flow, job) if job.status.is_running else ""
         serves = job.status.is_running and not trouble
+        state = f"running, not serving: {trouble}" if trouble else f"{state_of(job)}, not serving"
         left = time_left(job)
-        print(f"state     {'serving' if serves else f'{job.status}, not serving: {trouble}'}")
+        print(f"state     {'serving' if serves else state}")
         print(f"job       {job.id}")
         print(f"address   {job.http_url}")
         print(f"age       {format_duration(age(job))}")

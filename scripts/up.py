@@ -12,11 +12,11 @@ from common.console import UNCHANGED, Failure, Problem, complain, format_duratio
 from flow import server
 from flow.drift import drift
 from flow.neuro_flow import HeldRun
-from flow.platform_check import check_submission
+from flow.platform_check import check_clash, check_submission
 from flow.store_guard import remember, require_same_store
 from flow.store_task import require_no_task
 from flow.submission import inputs
-from flow.workspace import Flow, Job, open_flow
+from flow.workspace import Flow, Job, open_flow, state_of
 from settings import problems
 from settings.layers import Settings, redact
 from settings.variables import yes
@@ -43,6 +43,7 @@ async def started(flow: Flow) -> AsyncIterator[Job]:
             require_same_store(flow)
             submission = await run.job()
             await check_submission(flow, submission)
+            await check_clash(flow, submission)
             await flow.make_folders(submission)
             say(f"starting the server: neuro-flow run {flow.settings.job}")
             run.go()
@@ -69,7 +70,7 @@ async def died(flow: Flow, job: Job | None) -> None:
     reason = "it never started"
     if job:
         print(await flow.log_tail(job), file=sys.stderr)
-        reason = f"job {job.id} {job.status}: {job.history.reason} {job.history.description}".strip()
+        reason = f"job {job.id} {state_of(job)}"
         if job.history.exit_code:
             reason += f", exit code {job.history.exit_code}"
     raise Failure(
@@ -98,7 +99,7 @@ async def wait(flow: Flow, job: Job) -> Job:
             trouble = await server.probe(flow, job) if job.status.is_running else ""
             if job.status.is_running and not trouble:
                 return job
-            state = trouble or f"{job.status} {job.history.reason} {job.history.description}".strip()
+            state = trouble or state_of(job)
             if waiting.tick(state) > limit:
                 break
             await asyncio.sleep(0.1)

@@ -61,7 +61,7 @@ async def test_running_without_an_answer(capsys: pytest.CaptureFixture[str]) -> 
 
 async def test_failed_before_it_ran(capsys: pytest.CaptureFixture[str]) -> None:
     said = await _failure(Platform(job(JobStatus.FAILED, "ErrImagePull", "no such image"), limit=60))
-    assert "(job job-1 failed: ErrImagePull no such image, exit code 3)" in said
+    assert "(job job-1 failed ErrImagePull no such image, exit code 3)" in said
     assert "the last line" in capsys.readouterr().err
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import os
 import re
 import signal
@@ -44,6 +45,17 @@ class Failure(Exception):
 
 
 UNCHANGED = "nothing has been changed: MLFLOW_DRY_RUN"
+_PAGE = re.compile(r"<(?:!doctype\s+html|html)\b.*?(?:</html\s*>|\Z)", re.IGNORECASE | re.DOTALL)
+
+
+def one_line(text: str) -> str:
+    """Return text as one line, of an HTML page in it the title: ingresses answer with such pages."""
+
+    def title(page: re.Match[str]) -> str:
+        found = re.search(r"<title[^>]*>(.*?)</title", page[0], re.IGNORECASE | re.DOTALL)
+        return html.unescape(found[1]) if found else "an HTML page"
+
+    return " ".join(_PAGE.sub(title, text).split())
 
 
 def colourful() -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import yaml
 
 from settings.action import compose, entries, find
-from settings.live import JOB
+from settings.live import JOB, PROJECT_TAG
 
 VOLUME = "mlflow"
 ADDED: dict[str, tuple[str, dict[str, object]]] = {
@@ -32,7 +32,7 @@ ADDED: dict[str, tuple[str, dict[str, object]]] = {
 }
 """What live.yaml gets: in each section a key with its value."""
 
-NEW_FLOW = "kind: live\n\n"
+NEW_FLOW = f'kind: live\n\ndefaults:\n  tags: ["{PROJECT_TAG}"]\n\n'
 """What a live.yaml of our making holds beside that."""
 
 

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from common.console import format_duration, parse_duration
+from flow.references import volumes_of
 from flow.submission import Submission, inputs
 from flow.workspace import Flow, Job
 from settings.layers import redact
@@ -45,10 +46,10 @@ def of_job(job: Job) -> dict[str, str]:
     return _settings(env, mounts(container), other)
 
 
-def of_submission(flow: Flow, submission: Submission) -> dict[str, str]:
+async def of_submission(flow: Flow, submission: Submission) -> dict[str, str]:
     """Return the settings that today's job would be started with, in the same words."""
     parse, evaluated = flow.client.parse, inputs(submission)
-    volumes = parse.volumes(submission.volumes)
+    volumes = await volumes_of(flow, submission.volumes)
     env = parse.envs([f"{name}={value}" for name, value in submission.env.items()])
     other = {
         "http_auth": evaluated["http_auth"],
@@ -69,7 +70,7 @@ async def drift(flow: Flow, job: Job) -> list[str]:
     """
     async with flow.rendered():
         submission = await flow.evaluate()
-    then, now = of_job(job), of_submission(flow, submission)
+    then, now = of_job(job), await of_submission(flow, submission)
     lines = [
         f"{name}: {redact(then.get(name, ''))} → {redact(now.get(name, ''))}"
         for name in now

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import sh
 
-from common.console import Failure, Problem
+from common.console import Failure, Problem, one_line
 from common.locks import alone
 from flow.login import VENV_BIN, Login, child_environment
 from flow.submission import Submission, parse_dry_run
@@ -61,7 +61,7 @@ def _reason(said: list[str]) -> str:
     first = next(
         (i for i, line in enumerate(lines) if re.match(r"(?i)error|invalid|status: failed", line)), -1
     )
-    return " ".join(filter(None, lines[first:]))[:500]
+    return one_line(" ".join(filter(None, lines[first:])))[:500]
 
 
 @contextlib.asynccontextmanager
@@ -132,7 +132,9 @@ class HeldRun:
             if self.ended:
                 said = await self._running
                 again = f"run `{self._settings.make('mlflow-up')}` again"
-                raise Failure(Problem(f"neuro-flow run has submitted nothing: {said.strip()[-300:]}", again))
+                raise Failure(
+                    Problem(f"neuro-flow run has submitted nothing: {redact(one_line(said))[-300:]}", again)
+                )
             await self.wait(0.02)
         words = (self._folder / "job").read_text(encoding="utf-8").split("\0")[:-1]
         return parse_dry_run(shlex.join(["apolo", *words]))

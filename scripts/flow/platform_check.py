@@ -7,14 +7,21 @@ import os
 import re
 import subprocess
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
-from common.console import Problem
-from flow import submission
+from common.console import Failure, Problem
+from common.lazy import lazily
+from flow import references, submission
 from flow.submission import Submission
 from flow.workspace import Flow
 from settings import values
-from settings.live import live_file
+from settings.live import PROJECT_TAG, live_file
 from settings.problems import is_expression, relation_problems, stop_at_errors, value_problem
+
+if TYPE_CHECKING:
+    import apolo_sdk
+else:
+    apolo_sdk = lazily("apolo_sdk")
 
 OLDEST_NEURO_FLOW = (24, 12)
 
@@ -26,8 +33,14 @@ async def check_submission(flow: Flow, submitted: Submission) -> None:
         Failure: at least one is not just a warning.
     """
     settings, inputs = flow.settings, submission.inputs(submitted)
+    if submitted.project != flow.project:
+        what = f"neuro-flow would start the job in project {submitted.project}, not in {flow.project}"
+        stop_at_errors([Problem(what, "write project_name into the flow's project.yml")])
     expressions = [setting for setting in settings.inputs.values() if is_expression(setting)]
     found = [problem for s in expressions if (problem := value_problem(s, inputs[s.name]))]
+    if settings.inputs["job_name"].value == "" and (fix := values.CHECKS["job_name"](inputs["job_name"])):
+        what = f"job_name is empty, and the job's name would be {inputs['job_name']!r}"
+        found.append(Problem(what, fix, settings.inputs["job_name"].source))
     if not found:
         if expressions:
             found += relation_problems(settings, inputs)
@@ -41,14 +54,8 @@ async def _missing(flow: Flow, inputs: dict[str, str]) -> AsyncIterator[Problem]
     if inputs["preset"] and inputs["preset"] not in presets:
         what = f"preset is {inputs['preset']!r}"
         yield Problem(what, f"this cluster has {', '.join(presets)}", sources["preset"])
-    wanted = list(values.secret_names(inputs))
-    if wanted:
-        async with flow.client.secrets.list() as listed:
-            known = {secret.key async for secret in listed}
-        for setting, name in wanted:
-            if name not in known:
-                fix = f"`{flow.login.apolo} secret add {name} @FILE` makes it"
-                yield Problem(f"there is no secret {name}", fix, sources[setting])
+    async for problem in references.problems(flow, inputs):
+        yield problem
     database = values.sqlite_path(inputs["backend_store_uri"])
     mount = values.holder(database, values.mounts(inputs["volumes"]))
     cluster = flow.client.config.clusters[flow.client.config.cluster_name]
@@ -57,6 +64,24 @@ async def _missing(flow: Flow, inputs: dict[str, str]) -> AsyncIterator[Problem]
         what = "SQLite does not work on the file storage of a cluster on Azure, which has no file locks"
         fix = "keep the database on a disk: volume, or in PostgreSQL"
         yield Problem(what, fix, sources["backend_store_uri"], warning=True)
+
+
+async def check_clash(flow: Flow, submitted: Submission) -> None:
+    """Let no job of this flow log into another team's server.
+
+    `inspect_job` of neuro-flow looks for the newest job with the flow's tags, in whatever project it is: tags
+    that differ with the project keep servers apart. Source: `inspect_job` in apolo_flow 24.12.1.
+
+    Raises:
+        Failure: it would find a server of another project.
+    """
+    active = apolo_sdk.JobStatus.active_items()
+    async with flow.jobs(tags=submitted.tags, statuses=active, every_project=True) as listed:
+        others = [job async for job in listed if job.project_name != flow.project]
+    if others:
+        what = f"inspect_job('{flow.settings.job}') may find the server of project {others[0].project_name} ({others[0].id})"
+        fix = f'write `defaults: {{tags: ["{PROJECT_TAG}"]}}`'
+        raise Failure(Problem(what, fix, str(live_file(flow.settings.flow_dir))))
 
 
 async def check_tools(flow: Flow) -> None:

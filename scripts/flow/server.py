@@ -9,7 +9,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING
 
-from common.console import format_duration
+from common.console import format_duration, one_line
 from common.lazy import lazily
 from flow.workspace import Flow, Job, time_left
 from settings.layers import redact
@@ -55,7 +55,7 @@ async def probe(flow: Flow, job: Job) -> str:
             text = await answer.text()
             if answer.status == 200 and isinstance(json.loads(text), dict):
                 return ""
-            return f"it answers {answer.status} {redact(' '.join(text.split())[:120])}"
+            return f"it answers {answer.status} {redact(one_line(text)[:120])}"
     except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
         return f"it does not answer: {error or type(error).__name__}"
 

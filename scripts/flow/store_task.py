@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import yarl
 
 from common import console
-from common.console import Failure, Problem, format_duration, say
+from common.console import Failure, Problem, format_duration, one_line, say
 from common.lazy import lazily
 from flow.platform_check import check_submission
+from flow.references import volumes_of
 from flow.store_guard import require_same_store
 from flow.submission import Submission
-from flow.workspace import Flow, Job, tags
+from flow.workspace import Flow, Job, state_of, tags
 from settings.layers import TOOLKIT_DIR, redact
 from settings.values import sqlite_path
 
@@ -75,13 +77,25 @@ def backups_of(flow: Flow, submission: Submission, project: str) -> Backups:
     if apart:
         folder = apart[0].container_path.rstrip("/") + "/backups"
         return Backups(folder, apart[0].storage_uri / "backups", None)
-    volume = flow.client.parse.volume(f"storage:{project}-mlflow-backups:/mnt/mlflow-backups:rw")
+    uri = flow.client.parse.str_to_uri(f"storage:{project}-mlflow-backups", project_name=flow.project)
+    volume = apolo_sdk.Volume(uri, "/mnt/mlflow-backups")
     return Backups(volume.container_path, volume.storage_uri, volume)
 
 
 def holds_folder(folder: str, path: str) -> bool:
     """Tell whether a path is a folder or in it."""
     return f"{path}/".startswith(f"{folder}/")
+
+
+def job_name(project: str) -> str:
+    """Return a name for the job, made of the flow's project: the platform allows not every one.
+
+    It keeps names that begin with `job-` for itself, and takes letters, digits and single hyphens only.
+    """
+    words = re.sub("[^a-z0-9]+", "-", project.lower()).strip("-")
+    if not words[:1].isalpha() or f"{words}-".startswith("job-"):
+        words = f"flow-{words}".rstrip("-")
+    return words[: 40 - len("-mlflow-store")].rstrip("-") + "-mlflow-store"
 
 
 class Task:
@@ -129,17 +143,15 @@ class Task:
     async def _start(self, task: dict[str, Any]) -> Job:
         flow, submission = self.flow, self.submission
         parse, jobs = flow.client.parse, flow.client.jobs
-        volumes, env = (
-            parse.volumes(submission.volumes),
-            parse.envs([f"{k}={v}" for k, v in submission.env.items()]),
-        )
+        volumes = await volumes_of(flow, submission.volumes)
+        env = parse.envs([f"{k}={v}" for k, v in submission.env.items()])
         mounted = list(volumes.volumes)
         if self.backups.volume:
             await flow.client.storage.mkdir(self.backups.uri, parents=True, exist_ok=True)
             mounted.append(self.backups.volume)
         texts = [(name, (TOOLKIT_DIR / f"in_job/{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
         words = [word for pair in texts for word in pair]
-        name = f"{self._tags['project']}"[: 40 - len("-mlflow-store")].rstrip("-") + "-mlflow-store"
+        name = job_name(self._tags["project"])
         try:
             return await jobs.start(
                 image=parse.remote_image(submission.image),
@@ -155,12 +167,14 @@ class Task:
                 tags=sorted(f"{key}:{value}" for key, value in self._tags.items()),
                 description=f"mlflow-{task['do']}",
                 life_span=LIFE_SPAN,
+                project_name=submission.project,
+                org_name=flow.client.config.org_name,
+                cluster_name=flow.client.config.cluster_name,
             )
         except apolo_sdk.IllegalArgumentError as error:
             if "already exists" not in str(error):
-                raise Failure(
-                    Problem(f"the platform refuses the job: {error}", "correct the setting")
-                ) from None
+                what = f"the platform refuses the job: {one_line(str(error))}"
+                raise Failure(Problem(what, "correct the setting")) from None
         raise Failure(
             Problem(
                 f"another backup, restore, upgrade or clean-up is at work (job {name})",
@@ -173,7 +187,7 @@ class Task:
         limit = flow.settings.timeout
         with console.waiting_for(f"job {job.id} to start") as waiting:
             while job.status.is_pending:
-                if waiting.tick(f"{job.history.reason} {job.history.description}".strip()) > limit:
+                if waiting.tick(state_of(job)) > limit:
                     hint = "; a disk can be mounted by one job at a time" if flow.job else ""
                     fix = f"free resources or choose another preset{hint}; MLFLOW_TIMEOUT is the limit"
                     raise Failure(Problem(f"the {what} has not started in {format_duration(limit)}", fix))
@@ -196,9 +210,8 @@ class Task:
                 job = await flow.client.jobs.status(job.id)
                 await asyncio.sleep(0.1)
         if result is None:
-            reason = f"{job.status} {job.history.reason} {job.history.description}".strip()
             fix = "its last words are above; run the same again when the reason is gone"
-            raise Failure(Problem(f"the {what} ended without a result (job {job.id}: {reason})", fix))
+            raise Failure(Problem(f"the {what} ended without a result (job {job.id}: {state_of(job)})", fix))
         return result
 
 
@@ -209,7 +222,7 @@ async def require_no_task(flow: Flow) -> None:
         Failure: a restore, an upgrade or a clean-up is at work.
     """
     statuses = apolo_sdk.JobStatus.active_items()
-    async with flow.client.jobs.list(tags=tags(JOB), statuses=statuses) as listed:
+    async with flow.jobs(tags=tags(JOB), statuses=statuses) as listed:
         async for job in listed:
             if job.description != "mlflow-backup":
                 fix = f"wait for its end, or `{flow.login.apolo} kill {job.id}` stops it"

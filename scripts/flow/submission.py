@@ -16,7 +16,13 @@ class Submission:
     options: dict[str, str] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     volumes: list[str] = field(default_factory=list)
+    tags: set[str] = field(default_factory=set)
     image: str = ""
+
+    @property
+    def project(self) -> str:
+        """The platform's project that the job runs in."""
+        return self.options.get("project", "")
 
 
 def parse_dry_run(line: str) -> Submission:
@@ -39,7 +45,9 @@ def parse_dry_run(line: str) -> Submission:
             found.env[key] = text
         elif name == "volume":
             found.volumes.append(value)
-        elif name != "tag":
+        elif name == "tag":
+            found.tags.add(value)
+        else:
             found.options[name] = value
     raise ValueError(f"no image in {line[:80]!r}")
 

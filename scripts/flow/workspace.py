@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common import console
-from common.console import UNREACHABLE, Failure, Problem
+from common.console import UNREACHABLE, Failure, Problem, one_line
 from common.lazy import lazily
 from flow import neuro_flow
 from flow.login import VENV_BIN, Login, log_in
@@ -19,7 +21,7 @@ from flow.neuro_flow import HeldRun
 from flow.submission import Submission
 from settings import action
 from settings.layers import Settings, redact
-from settings.live import flow_dir, live_file
+from settings.live import flow_dir, live_file, project_file
 
 if TYPE_CHECKING:
     import aiohttp
@@ -31,11 +33,15 @@ else:
 
 CONNECT_TIMEOUT = 12
 """Seconds for the first answer of the platform: `make` has to say so within 15 that there is none."""
+FIRST_LINES, MORE_LINES = 15.0, 2.0
+"""Seconds for the first piece of a log, and for each further one: what is there has been read then."""
+LOG_LAG = 15.0
+"""Seconds by which the log of an ended job may lag behind its end."""
 
 
 @contextlib.contextmanager
 def platform_errors(settings: Settings) -> Iterator[None]:
-    """Turn what the SDK raises where there is no login or no platform into one line and exit code 2."""
+    """Turn what the SDK raises into one line: exit code 2 where there is no login or no platform, else 1."""
     again = f"`{VENV_BIN}/neuro login` logs in; `make mlflow-up MLFLOW_PLATFORM=local` needs no login"
     try:
         yield
@@ -44,13 +50,29 @@ def platform_errors(settings: Settings) -> Iterator[None]:
         reason = "not logged in to the platform" if absent else f"no login: {error}"
         raise Failure(Problem(reason, again), code=UNREACHABLE) from None
     except apolo_sdk.AuthError as error:
-        raise Failure(Problem(f"the platform refuses the login: {error}", again), code=UNREACHABLE) from None
-    except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError) as error:
-        reason = str(error) or f"no answer in {CONNECT_TIMEOUT} s"
+        reason = f"the platform refuses the login: {one_line(str(error))}"
+        raise Failure(Problem(reason, again), code=UNREACHABLE) from None
+    except (
+        aiohttp.ClientError,
+        asyncio.TimeoutError,
+        ConnectionError,
+        apolo_sdk.BadGateway,
+        apolo_sdk.ServerNotAvailable,
+    ) as error:
+        reason = one_line(str(error)) or f"no answer in {CONNECT_TIMEOUT} s"
         fix = "check the network; run the same command again"
         raise Failure(
             Problem(f"the platform cannot be reached: {reason}", fix, settings.platform), code=UNREACHABLE
         ) from None
+    except (
+        apolo_sdk.IllegalArgumentError,
+        apolo_sdk.ResourceNotFound,
+        apolo_sdk.ClientError,
+        apolo_sdk.NDJSONError,
+    ) as error:
+        reason = redact(one_line(str(error))[:1000]) or type(error).__name__
+        fix = "correct what it names; where it names nothing of yours, run the same command again"
+        raise Failure(Problem(f"the platform refuses that: {reason}", fix, settings.platform)) from None
 
 
 def tags(job: str) -> set[str]:
@@ -61,12 +83,23 @@ def tags(job: str) -> set[str]:
     """
     folder = flow_dir()
     ids = {"project": Path.cwd().stem, "flow": "live", "job": job}
-    project = next((f for f in (folder / "project.yml", folder / "project.yaml") if f.is_file()), None)
-    for name, path in (("project", project), ("flow", live_file(folder))):
-        node = action.find(action.compose(path.read_text(encoding="utf-8")), "id") if path else None
-        if node is not None:
-            ids[name] = node.value
+    for name, path in (("project", project_file(folder)), ("flow", live_file(folder))):
+        if written := _scalar(path, "id"):
+            ids[name] = written
     return {f"{name}:{value.replace('_', '-').lower()}" for name, value in ids.items()}
+
+
+def _scalar(path: Path | None, key: str) -> str:
+    """Return what a file of the flow says under a key, an empty string where it says nothing."""
+    node = action.find(action.compose(path.read_text(encoding="utf-8")), key) if path else None
+    return str(node.value) if node is not None else ""
+
+
+def state_of(job: Job) -> str:
+    """Return a job's status and why it has it, as words; a tail of its log among them is left out."""
+    said = (job.history.description or "").strip()
+    words = (job.status, job.history.reason, "" if "\n" in said else said)
+    return redact(one_line(" ".join(filter(None, words))))
 
 
 class Flow:
@@ -76,21 +109,40 @@ class Flow:
         self.settings = settings
         self.login = login
         self.client = client
+        named = _scalar(project_file(settings.flow_dir), "project_name")
+        self.project: str = named or client.config.project_name or ""
+        """The platform's project of the flow's jobs: that of the login, unless project.yml names another."""
         self.job: Job | None = None
         """The active server job, if there is one."""
         self.held: HeldRun | None = None
         """The run that is to become the server's job, where it has begun."""
 
+    def jobs(
+        self, *, every_project: bool = False, **filters: Any
+    ) -> contextlib.AbstractAsyncContextManager[AsyncIterator[Job]]:
+        """List jobs of the flow's project; all lists go through here.
+
+        Without a project's name the platform lists the jobs of all that the user can read, also by tags.
+        """
+        config = self.client.config
+        return self.client.jobs.list(
+            cluster_name=config.cluster_name,
+            org_names=[config.org_name],
+            project_names=[] if every_project else [self.project],
+            **filters,
+        )
+
     async def has_active_jobs(self) -> bool:
         """Tell whether any job of the user is pending or running on the platform, the server's or another."""
-        async with self.client.jobs.list(statuses=apolo_sdk.JobStatus.active_items(), limit=1) as jobs:
+        statuses = apolo_sdk.JobStatus.active_items()
+        async with self.jobs(statuses=statuses, limit=1, every_project=True) as jobs:
             return bool([job async for job in jobs])
 
     async def find(self, *, ended: bool = False) -> Job | None:
         """Return the active server job, or with `ended` the newest one that has ended, or None."""
         statuses = apolo_sdk.JobStatus.finished_items() if ended else apolo_sdk.JobStatus.active_items()
-        jobs = self.client.jobs.list(tags=tags(self.settings.job), statuses=statuses, reverse=True, limit=1)
-        async with jobs as listed:
+        mine = tags(self.settings.job)
+        async with self.jobs(tags=mine, statuses=statuses, reverse=True, limit=1) as listed:
             async for job in listed:
                 return job
         return None
@@ -142,20 +194,41 @@ class Flow:
 
         The platform ends the stream only with the job, so what is there has been read when it pauses.
         """
-        wait = None if follow or job.status.is_finished else 2.0
-        async with self.client.jobs.monitor(job.id) as chunks:
+        wait = None if follow or job.status.is_finished else FIRST_LINES
+        mark = f"mlflow {uuid.uuid4().hex}"  # stands between the kept log and the live one, not of the job
+        line = re.compile(mark.encode() + rb"\n?")
+        stream = self.client.jobs.monitor(job.id, cluster_name=job.cluster_name, separator=mark)
+        async with stream as chunks:
             iterator = chunks.__aiter__()
             with contextlib.suppress(asyncio.TimeoutError, StopAsyncIteration):
                 while True:
-                    yield await asyncio.wait_for(iterator.__anext__(), wait)
+                    chunk = await asyncio.wait_for(iterator.__anext__(), wait)
+                    wait = wait and MORE_LINES
+                    yield line.sub(b"", chunk)
 
     async def log_tail(self, job: Job, lines: int = 15) -> str:
-        """Return the last lines of a job's log."""
+        """Return the last lines of a job's log.
+
+        Those of an ended job may not be there yet: they are read again until its description's last line,
+        which the platform takes from the job itself, is among them, or shown from the description.
+        """
+        said = [line.strip() for line in (job.history.description or "").splitlines() if line.strip()]
+        deadline = time.monotonic() + LOG_LAG
+        while True:
+            read = await self._read_log(job)
+            missing = job.status.is_finished and (said[-1] not in read if said else not read.strip())
+            if not missing or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(1)
+        text = "\n".join(said) if missing and len(said) > 1 else read
+        return "\n".join(redact(text).splitlines()[-lines:])
+
+    async def _read_log(self, job: Job) -> str:
         data = b""
-        with contextlib.suppress(aiohttp.ClientError, apolo_sdk.ClientError):
+        with contextlib.suppress(aiohttp.ClientError, apolo_sdk.ClientError, ValueError):
             async for chunk in self.log(job, follow=False):
                 data = (data + chunk)[-100_000:]
-        return "\n".join(redact(data.decode(errors="replace")).splitlines()[-lines:])
+        return data.decode(errors="replace")
 
 
 def require_job(flow: Flow) -> Job:
@@ -202,6 +275,9 @@ async def open_flow(
             client = await asyncio.wait_for(apolo_sdk.get(path=login.config), CONNECT_TIMEOUT)
             try:
                 flow = Flow(settings, login, client)
+                if not flow.project:
+                    fix = f"`{login.apolo} config switch-project NAME`, or project_name in project.yml"
+                    raise Failure(Problem("no project of the platform is chosen", fix))
                 flow.held = held
                 flow.job = await asyncio.wait_for(flow.find(), CONNECT_TIMEOUT)
                 try:

@@ -11,6 +11,8 @@ from settings.action import RENDERED, entries, find
 
 JOB = "mlflow_server"
 """What the server's job is called where nobody has chosen another id for it."""
+PROJECT_TAG = "platform-project:${{ project.project_name }}"
+"""A tag by which jobs of copies of one flow differ: neuro-flow puts it on all of them, and looks for it."""
 CALL = f"ws:{RENDERED}"
 """What the `action:` of the server's job says; neuro-flow takes it without `.yaml`, too."""
 
@@ -23,6 +25,12 @@ def flow_dir() -> Path:
 def live_file(folder: Path) -> Path | None:
     """Return the live flow in the folder, as neuro-flow looks it up, or None."""
     return next((f for f in (folder / "live.yml", folder / "live.yaml") if f.is_file()), None)
+
+
+def project_file(folder: Path) -> Path | None:
+    """Return the file that says the flow's project, as neuro-flow looks it up, or None."""
+    found = (at / f"project.{end}" for at in (folder, Path()) for end in ("yml", "yaml"))
+    return next(filter(Path.is_file, found), None)
 
 
 @dataclass(frozen=True)

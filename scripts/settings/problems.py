@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
@@ -9,13 +10,14 @@ import yaml
 from common.console import Failure, Problem, complain, say
 from settings import action, values
 from settings.layers import ENVIRONMENT, LIVE, Setting, Settings, load, redact
-from settings.live import CALL, JOB, live_file, server_jobs
+from settings.live import CALL, JOB, live_file, project_file, server_jobs
 from settings.variables import MAKE
 
 
 def problems(settings: Settings) -> list[Problem]:
     """Return every problem that shows without a platform."""
-    found = [*settings.problems, *_flow_problems(settings), *_place_problems(settings)]
+    found = [*settings.problems, *_flow_problems(settings)]
+    found += [*_project_problems(settings), *_place_problems(settings)]
     plain = [setting for setting in settings.all.values() if not is_expression(setting)]
     wrong = [problem for setting in plain if (problem := value_problem(setting, setting.value))]
     if not wrong and len(plain) == len(settings.all):
@@ -75,6 +77,22 @@ def _flow_problems(settings: Settings) -> list[Problem]:
         fix = "write `args: {}` at least: without it neuro-flow leaves out the defaults"
         return [Problem(f"{name} has no args", fix, line)]
     return []
+
+
+def _project_problems(settings: Settings) -> list[Problem]:
+    """Return a problem for each name in project.yml that is not written out: jobs are found by them."""
+    file = project_file(settings.flow_dir)
+    try:
+        root = action.compose(file.read_text(encoding="utf-8")) if file else None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        said = " ".join(str(getattr(error, "problem", "") or error).split())
+        return [Problem(f"it cannot be read: {said}", "correct the file", str(file))]
+    nodes = [(key, node) for key in ("id", "project_name") if (node := action.find(root, key))]
+    return [
+        Problem(f"{key} is {node.value!r}", "write the name itself", f"{file}:{node.start_mark.line + 1}")
+        for key, node in nodes
+        if not isinstance(node, yaml.ScalarNode) or re.search(r"\$\{\{|\$\[\[", node.value)
+    ]
 
 
 def _place_problems(settings: Settings) -> list[Problem]:

@@ -87,6 +87,8 @@ def _at_least(seconds: int, fix: str) -> Callable[[str], str]:
 
 def _job_name(value: str) -> str:
     fits = not value or (3 <= len(value) <= 40 and re.fullmatch(r"[a-z](-?[a-z0-9])*", value))
+    if value.startswith("job-"):
+        return "begin it with another word than job-, which the platform keeps for ids"
     return "" if fits else "use 3 to 40 lowercase letters, digits and single hyphens, a letter first"
 
 
@@ -236,6 +238,11 @@ def mounts(volumes: str) -> list[Mount]:
     return [Mount(match[1], match["path"], match["mode"] == "ro") for match in found]
 
 
+def references(volumes: str) -> list[str]:
+    """Return the references in a well-formed JSON list."""
+    return [reference for reference in json.loads(volumes) if REFERENCE.fullmatch(reference)]
+
+
 def holder(path: str, mounted: list[Mount]) -> Mount | None:
     """Return the mount that a path is on: the deepest of those above it."""
     above = [m for m in mounted if PurePosixPath(path).is_relative_to(m.path)]
@@ -248,14 +255,14 @@ def sqlite_path(uri: str) -> str:
     return match[1] if match else ""
 
 
-def secret_names(values: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the setting and the name of each secret that is referred to."""
+def secret_references(values: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the setting and the reference, such as `secret:NAME`, of each secret that is referred to."""
     texts = [("backend_store_uri", values["backend_store_uri"])]
     texts += [("envs", text) for text in json.loads(values["envs"]).values()]
     texts += [("volumes", reference) for reference in json.loads(values["volumes"])]
     for setting, text in texts:
-        if text.startswith("secret:") and "://" not in text:
-            yield setting, text.split(":")[1].rsplit("/", 1)[-1]
+        if match := re.match(r"secret:(//)?[^:]+", text):
+            yield setting, match[0]
 
 
 def together(values: dict[str, str]) -> Iterator[Finding]:

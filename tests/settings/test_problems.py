@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,7 @@ BAD = [  # setting, value, what the fix says
     ("job_name", "-ab", "use 3 to 40 lowercase letters"),
     ("job_name", "a" * 41, "use 3 to 40 lowercase letters"),
     ("job_name", "1abc", "use 3 to 40 lowercase letters"),
+    ("job_name", "job-x", "begin it with another word than job-"),
     ("volumes", "storage:a:/a:rw", "use JSON like"),
     ("volumes", "{}", "use a JSON list of text"),
     ("volumes", "[1]", "use a JSON list of text"),
@@ -219,10 +221,24 @@ def test_names_of_secrets() -> None:
     given = {
         "backend_store_uri": "secret:db",
         "envs": '{"A": "secret:/org/project/a", "B": "plain"}',
-        "volumes": '["secret:file:/run/f", "storage:a:/a:rw"]',
+        "volumes": '["secret:file:/run/f", "storage:a:/a:rw", "secret://c/o/p/key:/run/k"]',
     }
-    found = list(values.secret_names(given))
-    assert found == [("backend_store_uri", "db"), ("envs", "a"), ("volumes", "file")]
+    assert list(values.secret_references(given)) == [
+        ("backend_store_uri", "secret:db"),
+        ("envs", "secret:/org/project/a"),
+        ("volumes", "secret:file"),
+        ("volumes", "secret://c/o/p/key"),
+    ]
+
+
+@pytest.mark.parametrize("name", [".neuro/project.yml", "project.yaml"])
+@pytest.mark.parametrize("line", ["id: ${{ 'a' }}", "project_name: $[[ 'a' ]]", "id: [a]", "id: ["])
+def test_names_in_the_project_file(workspace: Path, name: str, line: str) -> None:
+    (workspace / ".neuro/project.yml").unlink()
+    (workspace / name).write_text(f"# a project\n{line}\n")
+    [problem] = map(str, problems.problems(layers.load()))
+    assert problem.startswith(name)
+    assert re.search("write the name itself|correct the file", problem)
 
 
 def test_all_problems_at_once(workspace: Path) -> None:
