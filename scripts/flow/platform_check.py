@@ -79,7 +79,8 @@ async def check_clash(flow: Flow, submitted: Submission) -> None:
     async with flow.jobs(tags=submitted.tags, statuses=active, every_project=True) as listed:
         others = [job async for job in listed if job.project_name != flow.project]
     if others:
-        what = f"inspect_job('{flow.settings.job}') may find the server of project {others[0].project_name} ({others[0].id})"
+        where = f"the server of project {others[0].project_name} ({others[0].id})"
+        what = f"inspect_job('{flow.settings.job}') may find {where}"
         fix = f'write `defaults: {{tags: ["{PROJECT_TAG}"]}}`'
         raise Failure(Problem(what, fix, str(live_file(flow.settings.flow_dir))))
 
