@@ -16,7 +16,7 @@ from up import bring_up, show_start
 async def restart(settings: Settings, *, dry_run: bool) -> None:
     """Stop the server if it runs, and start it; with `dry_run` only show that."""
     async with open_flow(settings, will_run=not dry_run) as flow:
-        require_same_store(flow)
+        await require_same_store(flow)
         if dry_run:
             if flow.job:
                 print(f"would stop: job {flow.job.id}, {flow.job.http_url}")

@@ -40,7 +40,7 @@ async def started(flow: Flow) -> AsyncIterator[Job]:
         job = await flow.find()  # another mlflow-up may have been faster
         if job is None:
             await require_no_task(flow)
-            require_same_store(flow)
+            await require_same_store(flow)
             submission = await run.job()
             await check_submission(flow, submission)
             await check_clash(flow, submission)
@@ -146,10 +146,11 @@ async def show_start(flow: Flow) -> None:
         Failure: it would not be started.
     """
     await require_no_task(flow)
-    require_same_store(flow)
+    await require_same_store(flow)
     async with flow.rendered():
         submission = await flow.evaluate()
     await check_submission(flow, submission)
+    await check_clash(flow, submission)
     print(f"would start: neuro-flow run {flow.settings.job}")
     for name, value in inputs(submission).items():
         print(f"  {name:22} {redact(value) or '(empty)'}")
@@ -162,7 +163,7 @@ async def up(settings: Settings, *, dry_run: bool) -> None:
         if not dry_run:
             await bring_up(flow)
         elif flow.job:
-            print(f"would start nothing: job {flow.job.id} is {flow.job.status}, {flow.job.http_url}")
+            print(f"would start nothing: job {flow.job.id} is {state_of(flow.job)}, {flow.job.http_url}")
             await say_drift(flow, flow.job)
             say(UNCHANGED)
         else:

@@ -15,6 +15,7 @@ from typing import Any
 
 from common.console import Failure, Problem
 from flow.drift import mounts, of_job
+from flow.references import volumes_of
 from flow.workspace import Flow, Job
 from settings.layers import ENVIRONMENT, redact
 from settings.variables import yes
@@ -46,16 +47,16 @@ def remember(flow: Flow, job: Job) -> None:
     new.replace(RECORD)
 
 
-def _today(flow: Flow, name: str) -> str:
+async def _today(flow: Flow, name: str) -> str:
     """Return a setting's plain value in the words of a job."""
-    value, parse = flow.settings.inputs[name].value, flow.client.parse
+    value = flow.settings.inputs[name].value
     if name == "volumes":
-        return json.dumps(mounts(parse.volumes(json.loads(value))))
-    env = parse.envs([f"X={value}"])
+        return json.dumps(mounts(await volumes_of(flow, json.loads(value))))
+    env = flow.client.parse.envs([f"X={value}"])
     return env.env["X"] if "X" in env.env else str(env.secret_env["X"])
 
 
-def require_same_store(flow: Flow) -> None:
+async def require_same_store(flow: Flow) -> None:
     """Let no value of the environment move the store; MLFLOW_FORCE=yes does.
 
     Raises:
@@ -74,7 +75,7 @@ def require_same_store(flow: Flow) -> None:
     found = []
     for name in chance:
         digest, shown = then.get(name, ("", ""))
-        if digest and digest != _digest(_today(flow, name)):
+        if digest and digest != _digest(await _today(flow, name)):
             what = f"{name} is {settings.inputs[name].shown!r}, and {who} has {shown!r}"
             fix = (
                 f"`unset MLFLOW_{name.upper()}` if it is meant for something else; MLFLOW_FORCE=yes takes it"

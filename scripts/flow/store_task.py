@@ -114,7 +114,7 @@ class Task:
         Raises:
             Failure: the settings or the platform are not as a server needs them.
         """
-        require_same_store(flow)
+        await require_same_store(flow)
         async with flow.rendered():
             submission = await flow.evaluate()
         await check_submission(flow, submission)

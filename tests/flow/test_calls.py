@@ -13,8 +13,10 @@ from apolo_sdk import JobStatus
 from common.console import Failure
 from flow import platform_check, references, store_task, workspace
 from flow.drift import of_job, of_submission
+from flow.store_guard import require_same_store
 from flow.submission import Submission
 from flow.workspace import Flow, platform_errors, state_of
+from settings import layers
 
 from .platform import DISK, LOGIN, ORG, OTHER, PAGE, Platform, connected, job
 
@@ -108,7 +110,7 @@ async def test_secrets_are_listed_by_project(platform: Platform, flow: Flow) -> 
     assert "there is no secret db; `apolo secret add --project other-project db @FILE` makes it" in second
 
 
-async def test_disks_are_known_by_id(platform: Platform, flow: Flow) -> None:
+async def test_disks_are_known_by_id(platform: Platform, flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
     by_name = submission(volumes=(VOLUME, "disk:mlflow-db:/mnt/db:rw"))
     by_id = submission(volumes=(VOLUME, f"disk:{DISK}:/mnt/db:rw"))
     uri = f"disk://default/{ORG}/{LOGIN}/{DISK}"
@@ -125,6 +127,10 @@ async def test_disks_are_known_by_id(platform: Platform, flow: Flow) -> None:
     running = await flow.find()
     assert running
     assert of_job(running)["volumes"] == (await of_submission(flow, by_name))["volumes"]
+    flow.job = running
+    monkeypatch.setenv("MLFLOW_VOLUMES", json.dumps(by_name.volumes))
+    flow.settings.inputs["volumes"] = layers.load().inputs["volumes"]
+    await require_same_store(flow)
 
 
 @pytest.mark.parametrize("project", [LOGIN, OTHER])

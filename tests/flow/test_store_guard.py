@@ -41,21 +41,21 @@ def flow(*, running: bool = False) -> Any:
     return SimpleNamespace(settings=layers.load(), client=client, job=object() if running else None)
 
 
-def refused(opened: Any) -> list[str]:
+async def refused(opened: Any) -> list[str]:
     with pytest.raises(Failure) as caught:
-        store_guard.require_same_store(opened)
+        await store_guard.require_same_store(opened)
     return [str(problem) for problem in caught.value.problems]
 
 
-def test_another_store_than_the_running_servers(
+async def test_another_store_than_the_running_servers(
     workspace: Path, of_job: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_PORT", "1")  # moves no store
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", HERE)
-    store_guard.require_same_store(flow(running=True))
+    await store_guard.require_same_store(flow(running=True))
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql://me:pw@h/db")
     monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", "s3://theirs")
-    uri, destination = refused(flow(running=True))
+    uri, destination = await refused(flow(running=True))
     assert uri == (
         "environment MLFLOW_BACKEND_STORE_URI: backend_store_uri is 'postgresql://me:***@h/db', and the "
         f"running server has '{HERE}'; `unset MLFLOW_BACKEND_STORE_URI` if it is meant for something else; "
@@ -63,53 +63,53 @@ def test_another_store_than_the_running_servers(
     )
     assert "artifacts_destination is 's3://theirs', and the running server has '/mnt/mlflow/" in destination
     monkeypatch.setenv("MLFLOW_FORCE", "yes")
-    store_guard.require_same_store(flow(running=True))
+    await store_guard.require_same_store(flow(running=True))
 
 
-def test_another_store_than_the_last_one_from_here(
+async def test_another_store_than_the_last_one_from_here(
     workspace: Path, of_job: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "secret:db")
-    store_guard.require_same_store(flow())  # none has been started
+    await store_guard.require_same_store(flow())  # none has been started
     of_job["backend_store_uri"] = "postgresql://me:pw@h/db"
     store_guard.remember(flow(), object())  # type: ignore[arg-type]
     assert "pw" not in store_guard.RECORD.read_text()
     assert store_guard.RECORD.stat().st_mode & 0o777 == 0o600
-    [said] = refused(flow())
+    [said] = await refused(flow())
     assert "is 'secret:db', and the last server from here has 'postgresql://me:***@h/db'" in said
     of_job["backend_store_uri"] = "secret://c/o/p/db"
     store_guard.remember(flow(), object())  # type: ignore[arg-type]
-    store_guard.require_same_store(flow())
+    await store_guard.require_same_store(flow())
     monkeypatch.setenv("MLFLOW_PLATFORM", "local")  # where none has been started from here
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "secret:other")
-    store_guard.require_same_store(flow())
+    await store_guard.require_same_store(flow())
     assert list(json.loads(store_guard.RECORD.read_text())) == ["neuro"]
 
 
-def test_what_was_typed_or_is_in_a_file_is_meant(
+async def test_what_was_typed_or_is_in_a_file_is_meant(
     workspace: Path, of_job: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "sqlite:////mnt/mlflow/other.db")
     monkeypatch.setenv("MAKEFLAGS", " -- MLFLOW_BACKEND_STORE_URI=sqlite:////mnt/mlflow/other.db")
-    store_guard.require_same_store(flow(running=True))
+    await store_guard.require_same_store(flow(running=True))
     monkeypatch.delenv("MAKEFLAGS")
     monkeypatch.delenv("MLFLOW_BACKEND_STORE_URI")
     (workspace / "mlflow.yaml").write_text("backend_store_uri: sqlite:////mnt/mlflow/other.db\n")
-    store_guard.require_same_store(flow(running=True))
+    await store_guard.require_same_store(flow(running=True))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"{"])
-def test_a_damaged_record_is_none(
+async def test_a_damaged_record_is_none(
     workspace: Path, of_job: dict[str, str], monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     store_guard.RECORD.write_bytes(content)
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "secret:db")
-    store_guard.require_same_store(flow())
+    await store_guard.require_same_store(flow())
     store_guard.remember(flow(), object())  # type: ignore[arg-type]
-    assert refused(flow())
+    assert await refused(flow())
 
 
-def test_what_came_from_the_environment_is_said(
+async def test_what_came_from_the_environment_is_said(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     problems.begin("up")
