@@ -6,6 +6,7 @@ import asyncio
 
 from common import console
 from common.console import UNCHANGED, say
+from flow import server
 from flow.workspace import open_flow
 from settings import problems
 from settings.layers import Settings, load
@@ -19,7 +20,7 @@ async def down(settings: Settings, *, dry_run: bool) -> None:
             say("no server is running")
             return
         if dry_run:
-            print(f"would stop: job {flow.job.id}, {flow.job.http_url}")
+            print(f"would stop: job {flow.job.id}, {server.address(flow.job)}")
             say(UNCHANGED)
             return
         await flow.stop(flow.job)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from common import console
+from common.console import say
 from flow import server
 from flow.workspace import open_flow, require_job
 from settings import problems
@@ -14,7 +15,10 @@ from settings.layers import Settings, load
 async def env(settings: Settings) -> None:
     """Print `export …` lines for `eval`."""
     async with open_flow(settings) as flow:
-        print("\n".join(server.exports(flow, require_job(flow))))
+        job = require_job(flow)
+        print("\n".join(server.exports(flow, job)))
+        if missing := server.missing_credentials(flow, job):
+            say(missing)
 
 
 def main() -> None:

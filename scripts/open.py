@@ -7,6 +7,7 @@ import webbrowser
 
 from common import console
 from common.console import Failure, Problem
+from flow import server
 from flow.workspace import open_flow, require_job
 from settings import problems
 from settings.layers import Settings, load
@@ -16,7 +17,7 @@ from settings.variables import yes
 async def link(settings: Settings) -> str:
     """Return the link that a browser gets in with."""
     async with open_flow(settings) as flow:
-        return flow.login.browser_link(str(require_job(flow).http_url))
+        return flow.login.browser_link(f"{server.address(require_job(flow))}/")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from common import console
+from flow import server
 from flow.store_guard import require_same_store
 from flow.workspace import open_flow
 from settings import problems
@@ -19,7 +20,7 @@ async def restart(settings: Settings, *, dry_run: bool) -> None:
         await require_same_store(flow)
         if dry_run:
             if flow.job:
-                print(f"would stop: job {flow.job.id}, {flow.job.http_url}")
+                print(f"would stop: job {flow.job.id}, {server.address(flow.job)}")
             await show_start(flow)
             return
         if flow.job:

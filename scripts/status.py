@@ -29,7 +29,7 @@ async def status(settings: Settings) -> int:
         left = time_left(job)
         print(f"state     {'serving' if serves else state}")
         print(f"job       {job.id}")
-        print(f"address   {job.http_url}")
+        print(f"address   {server.address(job)}")
         print(f"age       {format_duration(age(job))}")
         print(f"ends in   {format_duration(left) if left is not None else 'no limit'}")
         changed = await drift(flow, job)

@@ -121,7 +121,8 @@ class Removal:
 
 async def running(settings: Settings) -> list[Problem]:
     """Return a warning for each server of this repository that runs, or might run."""
-    from flow.workspace import open_flow  # the SDK takes long to import
+    from flow import server  # the SDK takes long to import
+    from flow.workspace import open_flow
 
     found = []
     chosen = settings.toolkit["platform"]
@@ -133,7 +134,7 @@ async def running(settings: Settings) -> list[Problem]:
         try:
             async with open_flow(replace(settings, toolkit=toolkit)) as flow:
                 if flow.job:
-                    what = f"the server is running: job {flow.job.id}, {flow.job.http_url}"
+                    what = f"the server is running: job {flow.job.id}, {server.address(flow.job)}"
                     fix = f"it goes on; `{shlex.quote(flow.login.apolo)} kill {flow.job.id}` ends it"
                     if name == "local":  # what ends its platform, too, goes away with the files
                         fix += "; better `make mlflow-down MLFLOW_PLATFORM=local` before uninstalling"

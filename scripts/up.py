@@ -125,7 +125,7 @@ async def bring_up(flow: Flow) -> None:
         say(f"a job that has been started keeps running; `{settings.make('mlflow-down')}` stops it")
         raise
     remember(flow, job)
-    print(f"MLflow {'was running already' if found else 'is up'}: {job.http_url}")
+    print(f"MLflow {'was running already' if found else 'is up'}: {server.address(job)}")
     print(server.describe(flow, job))
     if found:
         await say_drift(flow, job)
@@ -163,7 +163,9 @@ async def up(settings: Settings, *, dry_run: bool) -> None:
         if not dry_run:
             await bring_up(flow)
         elif flow.job:
-            print(f"would start nothing: job {flow.job.id} is {state_of(flow.job)}, {flow.job.http_url}")
+            print(
+                f"would start nothing: job {flow.job.id} is {state_of(flow.job)}, {server.address(flow.job)}"
+            )
             await say_drift(flow, flow.job)
             say(UNCHANGED)
         else:
@@ -172,7 +174,7 @@ async def up(settings: Settings, *, dry_run: bool) -> None:
 
 def warn_unprotected(settings: Settings, job: Job) -> None:
     """Say plainly that a server without authentication is open to whoever knows its address."""
-    if settings.platform == "neuro" and not (job.container.http and job.container.http.requires_auth):
+    if settings.platform == "neuro" and not (server.needs_login(job) or server.has_users(job)):
         complain(
             [
                 Problem(

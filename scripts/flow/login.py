@@ -34,6 +34,8 @@ class Login:
     """Where the files of `storage:` are, in words; empty on a real platform."""
     browser_link: Callable[[str], str]
     """Turns a job's URL into one that a browser gets in with."""
+    secret: Callable[[str], tuple[str, str]]
+    """A secret's value, and a shell command that prints it: both empty where it keeps secrets in."""
     is_last_user: Callable[[], bool]
     """Tells whether this is the only target that uses a platform which should end with its last job."""
     release: Callable[[bool], None]
@@ -54,6 +56,7 @@ def log_in(settings: Settings, *, will_run: bool = False) -> Login:
             "neuro-flow",
             "",
             lambda url: url,
+            lambda _: ("", ""),
             lambda: False,
             lambda _: None,
         )
@@ -83,6 +86,7 @@ def log_in(settings: Settings, *, will_run: bool = False) -> Login:
         f"{STATE}/bin/neuro-flow",
         f"{STATE}/storage",
         lambda url: local.browser_link(login, url),
+        lambda name: local.secret(login, name),
         users.last,
         release,
     )

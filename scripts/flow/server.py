@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import shlex
 import time
 from typing import TYPE_CHECKING
 
 from common.console import format_duration, one_line
 from common.lazy import lazily
+from flow import credentials
+from flow.credentials import Credentials
 from flow.workspace import Flow, Job, time_left
+from settings import access
 from settings.layers import redact
 
 if TYPE_CHECKING:
@@ -28,25 +30,50 @@ def env_of(job: Job) -> dict[str, str]:
     return {**job.container.env, **secrets}
 
 
-def api_path(job: Job) -> str:
-    """Return the path of an API call that reads the store, below the prefix that the server may have."""
-    env = env_of(job)
-    given = re.search(r"--static-prefix[ =](\S+)", env.get("MLFLOW_ACTION_EXTRA_PARAMS", ""))
-    prefix = given[1] if given else env.get("MLFLOW_STATIC_PREFIX", "")
-    return f"{prefix.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1"
+def extra_params(job: Job) -> str:
+    """Return the further options of `mlflow server` that the job was started with."""
+    return env_of(job).get("MLFLOW_ACTION_EXTRA_PARAMS", "")
+
+
+def prefix(job: Job) -> str:
+    """Return the path below which the server answers, "" for the root."""
+    return access.static_prefix(extra_params(job), env_of(job))
+
+
+def address(job: Job) -> str:
+    """Return where clients reach the server: the job's address, and the prefix that it may have."""
+    return str(job.http_url).rstrip("/") + prefix(job)
+
+
+def needs_login(job: Job) -> bool:
+    """Tell whether the platform lets only its users in."""
+    return bool(job.container.http and job.container.http.requires_auth)
+
+
+def has_users(job: Job) -> bool:
+    """Tell whether MLflow asks for the name and password of a user of its own."""
+    return access.has_users(extra_params(job))
+
+
+def known_credentials(flow: Flow, job: Job) -> Credentials | None:
+    """Return what this machine knows to get past MLflow's own users, None where it does or needs nothing."""
+    return credentials.find(flow.login, env_of(job)) if has_users(job) else None
 
 
 async def probe(flow: Flow, job: Job) -> str:
     """Call the server's API through its public address; return why it does not serve, "" when it does.
 
-    `/health` would not do: it stays 200 while every user gets 403 for the server's own name.
+    `/health` would not do: it stays 200 while every user gets 403 for the server's own name. One that has
+    users of its own serves as soon as it asks for a password: only they may know which is right.
     """
     if job.http_url is None or not job.http_url.host:
         return "the job has no address yet"
-    headers = {}
-    if job.container.http and job.container.http.requires_auth:
+    headers, known = {}, known_credentials(flow, job)
+    if needs_login(job):  # there is one header, and the platform is asked first
         headers["Authorization"] = f"Bearer {await flow.client.config.token()}"
-    url = str(job.http_url).rstrip("/") + api_path(job)
+    elif known:
+        headers["Authorization"] = aiohttp.BasicAuth(known.name, known.password, "utf-8").encode()
+    url = f"{address(job)}/api/2.0/mlflow/experiments/search?max_results=1"
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10)) as session,
@@ -55,6 +82,9 @@ async def probe(flow: Flow, job: Job) -> str:
             text = await answer.text()
             if answer.status == 200 and isinstance(json.loads(text), dict):
                 return ""
+            asks = 'realm="mlflow"' in answer.headers.get("WWW-Authenticate", "")
+            if answer.status == 401 and asks and has_users(job):
+                return ""
             return f"it answers {answer.status} {redact(one_line(text)[:120])}"
     except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
         return f"it does not answer: {error or type(error).__name__}"
@@ -62,22 +92,44 @@ async def probe(flow: Flow, job: Job) -> str:
 
 def exports(flow: Flow, job: Job) -> list[str]:
     """Return the shell lines that point an MLflow client at the server; a token is fetched, never written."""
-    lines = [f"export MLFLOW_TRACKING_URI={shlex.quote(str(job.http_url).rstrip('/'))}"]
-    if job.container.http and job.container.http.requires_auth:
+    lines = [f"export MLFLOW_TRACKING_URI={shlex.quote(address(job))}"]
+    if needs_login(job):
         lines.append(f'export MLFLOW_TRACKING_TOKEN="$({shlex.quote(flow.login.apolo)} config show-token)"')
+    if known := known_credentials(flow, job):
+        lines.append(f"export {credentials.NAME}={shlex.quote(known.name)}")
+        lines.append(f"export {credentials.PASSWORD}={known.shell}")
     return lines
+
+
+def missing_credentials(flow: Flow, job: Job) -> str:
+    """Return what the user has to set to get in as well, "" where `exports` has it all."""
+    if not has_users(job) or known_credentials(flow, job):
+        return ""
+    name = env_of(job).get(access.ADMIN_NAME) or access.DEFAULT_ADMIN
+    return (
+        f"set {credentials.NAME} ({name} is the first user) and {credentials.PASSWORD} yourself, "
+        "or keep them in ~/.mlflow/credentials: the platform gives no secret back"
+    )
+
+
+def who_gets_in(job: Job) -> str:
+    """Return who reaches the server, in words."""
+    own = "users of MLflow's own, by name and password"
+    if needs_login(job):
+        return f"users of the platform who are {own}" if has_users(job) else "users of the platform"
+    return own if has_users(job) else "whoever knows the address"
 
 
 def describe(flow: Flow, job: Job) -> str:
     """Return the block that says where the server is, how to use it, where its data is and when it ends."""
     make, env = flow.settings.make, env_of(job)
     left = time_left(job)
-    protected = job.container.http is not None and job.container.http.requires_auth
     rows = [
-        ("address", str(job.http_url)),
-        ("access", "users of the platform" if protected else "whoever knows the address"),
+        ("address", address(job)),
+        ("access", who_gets_in(job)),
         ("this shell", f'eval "$({make("-s mlflow-env")})"    which means'),
         *[("", line) for line in exports(flow, job)],
+        *[("", line) for line in [missing_credentials(flow, job)] if line],
         ("jobs of this flow", f"MLFLOW_TRACKING_URI: {inspected_uri(flow, job)}"),
         ("", f"started with: {flow.login.neuro_flow} run JOB"),
         ("runs", redact(env.get("MLFLOW_BACKEND_STORE_URI", "")) or "on the volume of the artifacts"),
@@ -98,4 +150,4 @@ def describe(flow: Flow, job: Job) -> str:
 def inspected_uri(flow: Flow, job: Job) -> str:
     """Return the server's address for a job of the same flow, as an expression of neuro-flow."""
     port = job.container.http.port if job.container.http else ""
-    return f"http://${{{{ inspect_job('{flow.settings.job}').internal_hostname_named }}}}:{port}"
+    return f"http://${{{{ inspect_job('{flow.settings.job}').internal_hostname_named }}}}:{port}{prefix(job)}"

@@ -1,5 +1,6 @@
 """Starts, finds and stops the platform of a state folder. Imports nothing but the standard library."""
 
+import base64
 import contextlib
 import fcntl
 import json
@@ -123,6 +124,23 @@ def browser_link(login: Login, url: str) -> str:
     if answer is None:
         raise PlatformError(f"the local platform does not answer at {login.url}")
     return str(answer["url"])
+
+
+def secret(login: Login, name: str) -> tuple[str, str]:
+    """Return a secret's value and a shell command that prints it; both empty where there is no such secret.
+
+    They are the user's own, in a file of theirs: only the API keeps them to itself.
+    """
+    file = login.state / "secrets.json"
+    try:
+        value = base64.b64decode(json.loads(file.read_bytes())[name]).decode()
+    except (OSError, ValueError, KeyError):
+        return "", ""
+    code = (
+        "import base64, json, sys; "
+        "sys.stdout.buffer.write(base64.b64decode(json.load(open(sys.argv[1]))[sys.argv[2]]))"
+    )
+    return value, shlex.join([sys.executable, "-c", code, str(file), name])
 
 
 def commands(state: Path, executables: Path) -> dict[str, str]:

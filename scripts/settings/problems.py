@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from common.console import Failure, Problem, complain, say
-from settings import action, values
+from settings import access, action, values
 from settings.layers import ENVIRONMENT, LIVE, Setting, Settings, load, redact
 from settings.live import CALL, JOB, live_file, project_file, server_jobs
 from settings.variables import MAKE
@@ -44,7 +44,7 @@ def relation_problems(settings: Settings, inputs: dict[str, str]) -> list[Proble
     """Return what is wrong with the inputs' values taken together."""
     return [
         Problem(finding.what, finding.fix, settings.inputs[finding.name].source, finding.warning)
-        for finding in values.together(inputs)
+        for finding in (*values.together(inputs), *access.findings(inputs))
     ]
 
 

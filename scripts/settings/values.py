@@ -129,23 +129,37 @@ def _envs(value: str) -> str:
     return ""
 
 
+def option(extra_params: str, name: str) -> str:
+    """Return what options of `mlflow server` give the option `name`, the last time; "" where they do not."""
+    try:
+        words = shlex.split(extra_params)
+    except ValueError:
+        return ""
+    found = ""
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        given, sep, value = word.partition("=")
+        if given == name:
+            found = value if sep else following
+    return found
+
+
 def _extra_params(value: str) -> str:
     try:
         words = shlex.split(value)
     except ValueError as error:
         return f"close the quotes ({error})"
-    options = {}  # -p5000 and --port=5000 alike
+    options = set()  # -p5000 and --port=5000 alike
     for word in words:
-        name, _, given = (word[:2], "", word[2:]) if re.match(r"-\w", word) else word.partition("=")
-        options[name] = given
-    for option, why in _TAKEN_OPTIONS.items():
-        if option in options:
-            return f"leave {option} out: {why}"
-    if "--default-artifact-root" in options:
-        root = options["--default-artifact-root"] or " ".join(words).partition("--default-artifact-root ")[2]
-        if not re.match(r"[A-Za-z][\w+.-]*:/", root):
-            return "leave --default-artifact-root out: clients would write to that path on their own machine"
-    if {"--gunicorn-opts", "--waitress-opts"} & options.keys():
+        options.add(word[:2] if re.match(r"-\w", word) else word.partition("=")[0])
+    for taken, why in _TAKEN_OPTIONS.items():
+        if taken in options:
+            return f"leave {taken} out: {why}"
+    root, prefix = (option(value, name) for name in ("--default-artifact-root", "--static-prefix"))
+    if "--default-artifact-root" in options and not re.match(r"[A-Za-z][\w+.-]*:/", root):
+        return "leave --default-artifact-root out: clients would write to that path on their own machine"
+    if "--static-prefix" in options and not re.fullmatch(r"(/[^/{}?#\s]+)+", prefix):
+        return "begin --static-prefix with a / and end it without one, like --static-prefix /mlflow"
+    if {"--gunicorn-opts", "--waitress-opts"} & options:
         return "leave the server as it is: with another one MLflow cannot check hosts and origins"
     return ""
 
