@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flow import program
 from machine import MemoryLimit, Unable, end, free_port, processor_seconds, pss, session, tree
 
 ROOT = Path(__file__).parents[1]
@@ -39,8 +40,8 @@ class Contender:
         """Return the command and its environment; no contender phones home."""
         env = {"MLFLOW_DISABLE_TELEMETRY": "true", **self.env}
         if self.words is None:  # as the action runs it
-            script = (ROOT / "scripts/in_job/serve.py").read_text(encoding="utf-8")
-            return [str(self.python), "-uc", script], {
+            return [str(self.python), "-uc", program.command("serve")], {
+                **program.variables("serve"),
                 "MLFLOW_ACTION_MODE": "server",
                 "MLFLOW_BACKEND_STORE_URI": uri,
                 "MLFLOW_ARTIFACTS_DESTINATION": str(destination),

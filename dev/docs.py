@@ -1,4 +1,4 @@
-"""Writes the generated text: the script in action.yaml; settings, arguments, figures in pages; editors' help.
+"""Writes generated text: the program in action.yaml, settings, arguments, figures in pages, editors' help.
 
 With --check it only says what is stale. Fails, too, when the action names an input that it does not have.
 """
@@ -17,6 +17,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "bench")]
 
 import report  # noqa: E402
 from dev import editor_help  # noqa: E402
+from flow import program  # noqa: E402
 from settings import action, layers  # noqa: E402
 
 STRING = r"""(?:"[^"]*"|'[^']*')"""
@@ -24,18 +25,20 @@ EXPRESSION = re.compile(rf"""(?s)\$\{{\{{(?:{STRING}|[^"'])*?\}}\}}|\$\[\[(?:{ST
 """neuro-flow's expressions, whose strings have no escape for a quote."""
 
 
-def embed(action: str, script: str) -> str:
-    """Return the action's text with `script` as the job's `python:` block.
+def embed(action_text: str, key: str, text: str) -> str:
+    """Return the action's text with another one in the place of its only `key: |` block.
 
     Raises:
-        ValueError: the script holds what neuro-flow would take for an expression, or the block is missing.
+        ValueError: there is no such block.
     """
-    if "${{" in script or "$[[" in script:
-        raise ValueError("scripts/in_job/serve.py holds ${{ or $[[, which neuro-flow would evaluate")
-    block = "".join(f"    {line}" if line.strip() else "\n" for line in script.splitlines(keepends=True))
-    new, count = re.subn(r"(?m)(^  python: \|\n)(?:    .*\n|\n)*", lambda head: head[1] + block, action)
+
+    def block(head: re.Match[str]) -> str:
+        lines = [f"{head[1]}  {line}" if line.strip() else "\n" for line in text.splitlines(keepends=True)]
+        return "".join([f"{head[1]}{key}: |\n", *lines])
+
+    new, count = re.subn(rf"(?m)^( *){key}: \|\n(?:\1  .*\n|\n(?=\n|\1  ))*", block, action_text)
     if count != 1:
-        raise ValueError("action.yaml has no `python: |` block of its own in the job")
+        raise ValueError(f"action.yaml has {count} blocks `{key}: |` instead of one")
     return new
 
 
@@ -53,7 +56,7 @@ def undefined_inputs(action_text: str) -> list[str]:
 
     neuro-flow itself notices only when it evaluates the job, which is when somebody starts it.
     """
-    known = action.read_inputs(action_text)
+    known = [*action.read_inputs(action_text), action.CODE]
     lines = []
     for node in action.scalars(action.find(action.compose(action_text), "job")):
         for expression in EXPRESSION.findall(node.value):
@@ -119,8 +122,9 @@ def between(page: Path, name: str, content: str) -> str:
 
 def generated() -> dict[Path, str]:
     """Return every generated file's text as it should be, by its path in the repository."""
-    script = (ROOT / "scripts/in_job/serve.py").read_text(encoding="utf-8")
-    action_text = embed((ROOT / "action.yaml").read_text(encoding="utf-8"), script)
+    program.packed(program.server())  # fails where it does not fit
+    action_text = embed((ROOT / "action.yaml").read_text(encoding="utf-8"), "default", program.server())
+    action_text = embed(action_text, "python", program.command("serve"))
     inputs = action.read_inputs(action_text)
     texts = {
         Path("action.yaml"): action_text,

@@ -9,6 +9,7 @@ from common.console import format_duration, parse_duration
 from flow.references import volumes_of
 from flow.submission import Submission, inputs
 from flow.workspace import Flow, Job
+from settings.action import PROGRAM
 from settings.layers import redact
 from settings.values import OF_THE_ACTION
 
@@ -35,7 +36,8 @@ def _settings(env: dict[str, str], volumes: list[str], other: dict[str, str]) ->
 def of_job(job: Job) -> dict[str, str]:
     """Return the settings that a running job was started with."""
     container = job.container
-    env = {**container.env, **{name: str(uri) for name, uri in container.secret_env.items()}}
+    plain = {name: value for name, value in container.env.items() if not name.startswith(PROGRAM)}
+    env = {**plain, **{name: str(uri) for name, uri in container.secret_env.items()}}
     other = {
         "http_auth": str(bool(container.http and container.http.requires_auth)),
         "image": container.image.as_docker_url(),

@@ -19,12 +19,13 @@ import yarl
 from common import console
 from common.console import Failure, Problem, format_duration, one_line, say
 from common.lazy import lazily
+from flow import program
 from flow.platform_check import check_submission
 from flow.references import volumes_of
 from flow.store_guard import require_same_store
 from flow.submission import Submission
 from flow.workspace import Flow, Job, state_of, tags
-from settings.layers import TOOLKIT_DIR, redact
+from settings.layers import redact
 from settings.values import sqlite_path
 
 if TYPE_CHECKING:
@@ -36,17 +37,6 @@ JOB = "mlflow_store"
 """The job's id in the tags, where neuro-flow has the ids of live.yaml."""
 RESULT = "mlflow-store-result: "  # as in store_job.py, which imports nothing from here
 LIFE_SPAN = 24 * 3600  # seconds; a job that nobody watches any more ends by then
-_MODULES = ("serve", "store", "backup_file", "store_job")
-_LOADER = """
-import sys, types
-package = sys.modules["in_job"] = types.ModuleType("in_job")
-package.__path__ = []
-for name, text in zip(sys.argv[1::2], sys.argv[2::2]):
-    module = sys.modules["in_job." + name] = types.ModuleType("in_job." + name)
-    setattr(package, name, module)
-    exec(compile(text, name + ".py", "exec"), module.__dict__)
-sys.exit(module.main())
-"""
 
 
 @dataclass(frozen=True)
@@ -149,16 +139,14 @@ class Task:
         if self.backups.volume:
             await flow.client.storage.mkdir(self.backups.uri, parents=True, exist_ok=True)
             mounted.append(self.backups.volume)
-        texts = [(name, (TOOLKIT_DIR / f"in_job/{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
-        words = [word for pair in texts for word in pair]
         name = job_name(self._tags["project"])
         try:
             return await jobs.start(
                 image=parse.remote_image(submission.image),
                 preset_name=submission.options.get("preset") or next(iter(flow.client.config.presets)),
                 entrypoint="env",
-                command=shlex.join(["python3", "-uc", _LOADER, *words]),
-                env={**env.env, "MLFLOW_STORE_TASK": json.dumps(task)},
+                command=shlex.join(["python3", "-uc", program.command("store_job")]),
+                env={**env.env, **program.variables("store_job"), "MLFLOW_STORE_TASK": json.dumps(task)},
                 secret_env=env.secret_env,
                 volumes=mounted,
                 disk_volumes=volumes.disk_volumes,

@@ -6,12 +6,16 @@ import json
 import shlex
 from dataclasses import dataclass, field
 
+from settings.action import PROGRAM
 from settings.values import OF_THE_ACTION
 
 
 @dataclass
 class Submission:
-    """What an `apolo run …` line says: `options` without the leading `--`, an empty value for a mere flag."""
+    """What an `apolo run …` line says: `options` without the leading `--`, an empty value for a mere flag.
+
+    The program, which `flow/program.py` makes, is left out of `env`.
+    """
 
     options: dict[str, str] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
@@ -42,7 +46,8 @@ def parse_dry_run(line: str) -> Submission:
         name, _, value = word[2:].partition("=")
         if name == "env":
             key, _, text = value.partition("=")
-            found.env[key] = text
+            if not key.startswith(PROGRAM):
+                found.env[key] = text
         elif name == "volume":
             found.volumes.append(value)
         elif name == "tag":

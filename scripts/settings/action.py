@@ -12,6 +12,10 @@ from pathlib import Path
 import yaml
 
 ACTION = "action.yaml"
+CODE = "code"
+"""The input that is no setting: it carries the server's program."""
+PROGRAM = "MLFLOW_ACTION_CODE"
+"""The variable in which a program travels into a job; others begin so."""
 RENDERED = Path(".mlflow/action.yaml")
 """The copy that live.yaml calls as `ws:.mlflow/action.yaml`, relative to the workspace."""
 
@@ -64,9 +68,11 @@ def scalars(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
 
 
 def read_inputs(text: str) -> dict[str, Input]:
-    """Return the inputs of an action by name, in the order of the file."""
+    """Return the inputs of an action by name, in the order of the file, without that of the program."""
     found = {}
     for name, (key, value) in entries(find(compose(text), "inputs")).items():
+        if name == CODE:
+            continue
         description, default = find(value, "descr"), find(value, "default")
         found[name] = Input(
             name,

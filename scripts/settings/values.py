@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from common.console import parse_duration
+from settings.action import PROGRAM
 from settings.layers import redact
 from settings.variables import truth
 
@@ -126,6 +127,8 @@ def _envs(value: str) -> str:
             return f"give {name} once"
         if name in OF_THE_ACTION:
             return f"set {OF_THE_ACTION[name]} instead of {name}"
+        if name.startswith(PROGRAM):
+            return f"take another name than {name}, in which the job's program travels"
     return ""
 
 

@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from flow import program
+
 from .harness import LONG, Evaluated, Flow, Job, Platform
 
 pytestmark = pytest.mark.e2e
@@ -111,6 +113,7 @@ def test_any_text_reaches_the_job_unchanged(platform: Platform, flow: MakeFlow) 
         "MLFLOW_ACTION_EXTRA_PARAMS": extra,
         "MLFLOW_ARTIFACTS_DESTINATION": args["artifacts_destination"],
         "MLFLOW_BACKEND_STORE_URI": "",
+        **program.variables("serve"),
         **{name: value for name, value in envs.items() if not value.startswith("secret:")},
     }
     [(name, uri)] = container["secret_env"].items()

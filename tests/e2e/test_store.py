@@ -16,8 +16,8 @@ import pytest
 
 from local_platform import client
 from tests.faults.harness import environment
-from tests.in_job.serve.conftest import mount, postgresql  # noqa: F401 - fixtures
-from tests.in_job.serve.harness import OLD_REVISION, Database, old_database, revision
+from tests.in_job.conftest import mount, postgresql  # noqa: F401 - fixtures
+from tests.in_job.harness import OLD_REVISION, Database, old_database, revision
 
 from .conftest import Clone
 

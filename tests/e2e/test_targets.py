@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import urllib.error
 import urllib.request
@@ -33,6 +34,22 @@ def test_settings_that_differ_from_the_running_server(served: Clone) -> None:
     out, _ = served.local("mlflow-status", "MLFLOW_HTTP_AUTH=true")
     assert "http_auth: False → True" in out
     assert "port" not in out
+
+
+def test_the_platforms_own_commands_show_a_short_job(served: Clone) -> None:
+    commands = [["neuro-flow", "status", "mlflow_server"], ["apolo", "ps", "-w"]]
+    for name, *words in commands:
+        command = [str(served.state / "bin" / name), *words]
+        shell = f"stty columns 80; exec {shlex.join(command)}"
+        on_terminal = ["script", "-qec", f"bash -c {shlex.quote(shell)}", "/dev/null"]
+        env = {**served.env, "TERM": "xterm"}
+        for printed in (
+            subprocess.check_output(command, env=served.env, text=True, cwd=served.path, timeout=120),
+            subprocess.check_output(on_terminal, env=env, text=True, cwd=served.path, timeout=120),
+        ):
+            assert "import_module" not in printed
+            assert 5 < printed.count("\n") < 55, printed
+            assert name == "apolo" or re.search(r"Http URL +http://127.0.0.1:\d+", printed)
 
 
 def test_extend(served: Clone) -> None:

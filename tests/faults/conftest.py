@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.in_job.serve.conftest import (  # noqa: F401 - fixtures
+from tests.in_job.conftest import (  # noqa: F401 - fixtures
     mount,
     no_locks,
     postgresql,
@@ -23,7 +23,7 @@ from tests.in_job.serve.conftest import (  # noqa: F401 - fixtures
     template,
     volume,
 )
-from tests.in_job.serve.harness import needed
+from tests.in_job.harness import needed
 from tests.local_platform.conftest import new  # noqa: F401 - a fixture
 
 

@@ -18,11 +18,12 @@ from urllib.parse import urlsplit
 import pytest
 from jose import jwt
 
+from flow import program
 from local_platform.auth import Auth
 from local_platform.names import USER
 from local_platform.runner import namespace_command
 from local_platform.state import State
-from tests.in_job.serve.harness import API, ARTIFACTS, SERVE, Database, descendants, wait_for
+from tests.in_job.harness import API, ARTIFACTS, Database, descendants, wait_for
 from tests.local_platform import harness as platform_harness
 from tests.local_platform.harness import Platform
 
@@ -322,11 +323,11 @@ def start_server(platform: Platform, name: str, auth: bool, **env: str) -> tuple
     (platform.state / "storage" / name).mkdir(exist_ok=True)
     uri = f"storage://local/local/mlflow/{name}"
     job = platform.run(
-        *("python3", "-uc", SERVE.read_text("utf-8")),
+        *("python3", "-uc", program.command("serve")),
         image="mlflow:3",
         name=name,
         http={"port": 5000, "requires_auth": auth},
-        env={"MLFLOW_ARTIFACTS_DESTINATION": "/mnt/mlflow", **env},
+        env={**program.variables("serve"), "MLFLOW_ARTIFACTS_DESTINATION": "/mnt/mlflow", **env},
         volumes=[{"src_storage_uri": uri, "dst_path": "/mnt/mlflow", "read_only": False}],
     )
     return job, ("127.0.0.1", urlsplit(platform.job(job)["http_url"]).port or 0)

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.in_job.serve.harness import (
+from tests.in_job.harness import (
     OLD_REVISION,
-    SERVE,
+    SCRIPTS,
     Database,
     descendants,
     mlflow_python,
@@ -45,7 +45,11 @@ with engine.begin() as connection:
     config.attributes["connection"] = connection
     command.upgrade(config, sys.argv[2])
 """
-PREPARE_SQL = "import sys; from in_job import serve; serve.prepare_sql(serve.sql_uri(sys.argv[1]), 60)"
+PREPARE_SQL = """
+import sys
+from in_job import database_server, location
+database_server.prepare_sql(location.sql_uri(sys.argv[1]), 60)
+"""
 TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1"
 State = list[tuple[str, ...]]
 
@@ -111,7 +115,7 @@ class OnPostgreSQL:
 
     def start(self, *prefix: str) -> subprocess.Popen[str]:
         command = [*prefix, python_with_mlflow(), "-c", PREPARE_SQL, self.store.uri]
-        environ = {**os.environ, "PYTHONPATH": str(SERVE.parents[1])}
+        environ = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
         return subprocess.Popen(command, cwd=self.folder, env=environ, stderr=subprocess.PIPE, text=True)
 
     def writes(self) -> bool:

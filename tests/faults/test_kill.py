@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from local_platform import client
-from tests.in_job.serve.harness import Database, Server, StartServer, descendants, wait_for
+from tests.in_job.harness import Database, Server, StartServer, descendants, wait_for
 from tests.local_platform.harness import Platform
 
 from .conftest import Fault, MakeFault

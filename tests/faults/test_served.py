@@ -17,7 +17,7 @@ from urllib.parse import quote
 import pytest
 
 from local_platform import client
-from tests.in_job.serve.harness import API, ARTIFACTS, descendants, wait_for
+from tests.in_job.harness import API, ARTIFACTS, descendants, wait_for
 from tests.local_platform.harness import Platform
 
 from .conftest import MakeFault

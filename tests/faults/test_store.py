@@ -13,10 +13,15 @@ from typing import Any
 
 import pytest
 
-from tests.in_job.serve.conftest import mariadb  # noqa: F401 - a fixture
-from tests.in_job.serve.harness import Database, old_database
-from tests.in_job.store.conftest import MakePlace, filled, place, warm  # noqa: F401 - fixtures
-from tests.in_job.store.harness import Place, look, old_place, query, tree
+from tests.in_job.conftest import (  # noqa: F401 - fixtures
+    MakePlace,
+    filled,
+    mariadb,
+    place,
+    warm,
+)
+from tests.in_job.harness import Database, old_database
+from tests.in_job.places import Place, look, old_place, query, tree
 
 from .conftest import Fault, MakeFault
 

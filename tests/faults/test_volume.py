@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_job.serve.harness import (
+from tests.in_job.harness import (
     OLD_REVISION,
     StartServer,
     needed,

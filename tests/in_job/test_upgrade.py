@@ -13,15 +13,14 @@ from typing import Any
 
 import pytest
 
-from tests.in_job.serve.harness import ARTIFACTS, OLD_REVISION, Database, StartServer, old_database, wait_for
-
 from .conftest import MakePlace
-from .harness import Job, Place, content, look, old_place, query, schema, tree
+from .harness import ARTIFACTS, OLD_REVISION, Database, StartServer, old_database, wait_for
+from .places import Job, Place, content, look, old_place, query, schema, tree
 
 pytestmark = pytest.mark.e2e
 FAULT = """
 import os, signal, time
-from in_job import backup_file, serve, store, store_job
+from in_job import backup_file, schema, upgrade
 def fail(*_):
     if os.getpid() != os.getpgrp():  # in a child
         time.sleep(0.2)
@@ -82,11 +81,11 @@ def test_a_database_of_mlflow_2(place: MakePlace, template: Path) -> None:
 
 FAULTS = [
     ("backup_file.snapshot", "error"),
-    ("serve.upgrade_schema", "error"),
-    ("serve.upgrade_schema", "term"),
-    ("store_job.put", "error"),
-    ("serve.move_artifacts", "error"),
-    ("serve.upgrade_schema", "kill"),
+    ("schema.upgrade_schema", "error"),
+    ("schema.upgrade_schema", "term"),
+    ("upgrade.put", "error"),
+    ("upgrade.move_artifacts", "error"),
+    ("schema.upgrade_schema", "kill"),
 ]
 
 
@@ -222,7 +221,7 @@ def test_a_file_store_becomes_a_database(explicit: bool, place: MakePlace) -> No
     }
     before = tree(store.folder)
     assert store.run("upgrade", check=True) == {"needed": True, "stayed": 0}
-    for at in ("store_job.Backup", *([] if explicit else ["serve.move_artifacts"])):
+    for at in ("upgrade.Backup", *([] if explicit else ["upgrade.move_artifacts"])):
         assert faulty(store, at).wait() == 1
         assert found_without_backups(store) == before
     done = upgrade(store)
@@ -290,7 +289,7 @@ def test_an_upgrade_of_mysql_that_is_killed_is_undone(
     server = start(store.destination, MLFLOW_BACKEND_STORE_URI=store.uri)
     assert server.process.wait(60) == 1
     assert "a restore or an upgrade of mysql database at 127.0.0.1" in server.lines[-1]
-    for at in ("store.create_schema", "store.put"):  # killed again on the way back
+    for at in ("schema.create_schema", "store.put"):  # killed again on the way back
         job = store.start("backup", FAULT, {"AT": at, "FAULT": "kill"}, artifacts=False)
         assert job.wait() == -9, job.said
         assert "there are no runs yet" in other.refused("backup", artifacts=False)

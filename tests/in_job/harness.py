@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
-SERVE = ROOT / "scripts/in_job/serve.py"
+from flow import program
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "scripts"
 DATA = Path(__file__).parent / "data"
 MLFLOW_PYTHON = ROOT / ".mlflow" / "venv-mlflow" / "bin" / "python"
 OLD_REVISION = "97727af70f4d"  # of MLflow 2.1.1
@@ -70,7 +72,7 @@ def descendants(pid: int) -> list[int]:
 
 
 class Server:
-    """serve.py in a process of its own, run as the action runs it, with its output in a file."""
+    """The server in a process of its own, run as the action runs it, with its output in a file."""
 
     def __init__(self, folder: Path, env: Mapping[str, str], prefix: tuple[str, ...] = ()) -> None:
         self.port = free_port()
@@ -81,8 +83,8 @@ class Server:
         self._forks = "--fork" in prefix
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*prefix, python_with_mlflow(), "-uc", SERVE.read_text("utf-8")],
-                env=common | dict(env),
+                [*prefix, python_with_mlflow(), "-uc", program.command("serve")],
+                env=common | program.variables("serve") | dict(env),
                 cwd=folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -180,9 +182,9 @@ def old_database(path: Path) -> Path:
 
 def preparing(path: Path, prefix: tuple[str, ...] = (), **env: str) -> subprocess.Popen[str]:
     """Start what serve.py does before the server, for a SQLite database, with the server's Python."""
-    code = "import sys; from in_job import serve; serve.prepare_sqlite('sqlite:///' + sys.argv[1], 20.0)"
+    code = "import sys; from in_job import sqlite; sqlite.prepare_sqlite('sqlite:///' + sys.argv[1], 20.0)"
     command = [*prefix, python_with_mlflow(), "-c", code, str(path)]
-    environ = {**os.environ, "PYTHONPATH": str(SERVE.parents[1]), **env}
+    environ = {**os.environ, "PYTHONPATH": str(SCRIPTS), **env}
     return subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
 
 

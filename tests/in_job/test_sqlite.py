@@ -79,11 +79,11 @@ def test_an_upgrade_that_somebody_writes_into_changes_nothing(volume: Path) -> N
 def test_nothing_to_prepare_imports_no_mlflow(template: Path, volume: Path) -> None:
     shutil.copyfile(template, volume / "mlflow.db")
     code = (
-        "import sys; from in_job import serve; serve.in_child = None;"
-        "serve.prepare_sqlite('sqlite:///' + sys.argv[1], 20.0);"
+        "import sys; from in_job import schema, sqlite; schema.in_child = None;"
+        "sqlite.prepare_sqlite('sqlite:///' + sys.argv[1], 20.0);"
         "print([name for name in sys.modules if name.split('.')[0] in ('mlflow', 'sqlalchemy')])"
     )
-    path = str(Path(__file__).parents[3] / "scripts")
+    path = str(Path(__file__).parents[2] / "scripts")
     assert mlflow_python(code, str(volume / "mlflow.db"), cwd=volume, PYTHONPATH=path).strip() == "[]"
 
 
@@ -131,10 +131,10 @@ def test_a_write_ahead_log_on_a_network_volume_is_switched_off_aloud(ready_volum
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA journal_mode = WAL")
     code = (
-        "import sys; from in_job import serve; serve.file_system = lambda path: 'nfs4';"
-        "serve.prepare_sqlite('sqlite:///' + sys.argv[1], 20.0)"
+        "import sys; from in_job import sqlite; sqlite.file_system = lambda path: 'nfs4';"
+        "sqlite.prepare_sqlite('sqlite:///' + sys.argv[1], 20.0)"
     )
-    scripts = str(Path(__file__).parents[3] / "scripts")
+    scripts = str(Path(__file__).parents[2] / "scripts")
     mlflow_python(
         "import sys; sys.stderr = sys.stdout;" + code, str(path), cwd=ready_volume, PYTHONPATH=scripts
     )

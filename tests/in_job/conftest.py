@@ -1,4 +1,4 @@
-"""What the tests of serve.py run on: servers, volumes, PostgreSQL and MariaDB."""
+"""What these tests run on: servers, volumes, PostgreSQL, MariaDB, an object store, and tasks on a store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import boto3  # type: ignore[import-untyped]
 import pytest
+from moto.server import ThreadedMotoServer
 
 from .harness import (
     DATA,
@@ -23,6 +25,7 @@ from .harness import (
     unprivileged,
     wait_for,
 )
+from .places import Place, Warm, warm_process
 
 
 @pytest.fixture
@@ -184,3 +187,58 @@ def mariadb() -> Iterator[Database]:
 def processes() -> Callable[[int], list[int]]:
     """Lists the descendants of a process."""
     return descendants
+
+
+class S3:
+    """An object store with a bucket."""
+
+    def __init__(self, url: str) -> None:
+        keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+        self.client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
+        self.client.create_bucket(Bucket="bucket")
+        self.env = {"MLFLOW_S3_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1"}
+        self.env |= {name.upper(): value for name, value in keys.items()}
+
+    def tree(self, prefix: str) -> dict[str, bytes]:
+        """Return the content of each object below a prefix by its key."""
+        found = self.client.list_objects_v2(Bucket="bucket", Prefix=prefix).get("Contents", [])
+        objects = {entry["Key"]: self.client.get_object(Bucket="bucket", Key=entry["Key"]) for entry in found}
+        return {key.removeprefix(prefix): value["Body"].read() for key, value in objects.items()}
+
+
+MakePlace = Callable[..., Place]
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    with warm_process(tmp_path_factory.mktemp("warm")) as process:
+        yield process
+
+
+@pytest.fixture
+def place(warm: Warm, tmp_path: Path) -> MakePlace:
+    """Makes a store in a folder of its own, SQLite unless a URI is given."""
+
+    def make(name: str = "volume", uri: str = "", destination: str | Path = "", **env: str) -> Place:
+        return Place(warm, tmp_path / name, uri, destination, **env)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def filled(warm: Warm, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with rows in every table."""
+    path = tmp_path_factory.mktemp("filled") / "mlflow.db"
+    path.write_bytes(template.read_bytes())
+    warm.python(Path(__file__).with_name("filling.py").read_text("utf-8"), DATABASE=str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        yield S3("http://{}:{}".format(*server.get_host_and_port()))
+    finally:
+        server.stop()

@@ -13,21 +13,20 @@ from typing import Any
 
 import pytest
 
-from tests.in_job.serve.harness import Database, wait_for
-
 from .conftest import S3, MakePlace
-from .harness import Place, content, damage, query, tree
+from .harness import Database, wait_for
+from .places import Place, content, damage, query, tree
 
 pytestmark = pytest.mark.e2e
 WRITERS = 8
 WRITE = """
 import os, time
-from in_job import serve
+from in_job import location
 from pathlib import Path
 from typing import Any
 from mlflow.entities import Metric, Param
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-store = SqlAlchemyStore(serve.sql_uri(os.environ["MLFLOW_BACKEND_STORE_URI"]), "/nowhere")
+store = SqlAlchemyStore(location.sql_uri(os.environ["MLFLOW_BACKEND_STORE_URI"]), "/nowhere")
 number = os.environ["NUMBER"]
 while not Path(os.environ["STOP"]).exists():
     run = store.create_run("0", "me", 1, [], number).info.run_id
@@ -57,7 +56,8 @@ def test_a_live_store_is_copied_as_it_is_at_one_moment(
         database.execute("CREATE DATABASE mlflow_live" + " CHARACTER SET utf8mb4" * (kind == "mariadb"))
         store = place(uri=database.uri("mlflow_live"))
         store.warm.python(
-            "import os; from in_job import serve; serve.prepare_sql(serve.sql_uri(os.environ['URI']), 60)",
+            "import os; from in_job.database_server import prepare_sql; from in_job.location import sql_uri; "
+            "prepare_sql(sql_uri(os.environ['URI']), 60)",
             URI=store.uri,
         )
     else:
@@ -135,7 +135,7 @@ def test_long_work_says_how_far_it_is(place: MakePlace, filled: Path) -> None:
     store.path.write_bytes(filled.read_bytes())
     (store.folder / "artifacts").mkdir()
     (store.folder / "artifacts/file").write_bytes(b"x")
-    always = "from in_job import store; store.PROGRESS_EVERY = -1"
+    always = "from in_job import words; words.PROGRESS_EVERY = -1"
     said, result = "", {"name": ""}
     for task in ("backup", "restore"):
         options: dict[str, Any] = {"artifacts": True, "force": True, "check": False}

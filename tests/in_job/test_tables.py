@@ -7,17 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_job.serve.conftest import start_for_module  # noqa: F401 - a fixture
-from tests.in_job.serve.harness import Database, StartServer
-
 from .conftest import MakePlace
-from .harness import Place, Warm, content, look
+from .harness import Database, StartServer
+from .places import Place, Warm, content, look
 
 pytestmark = pytest.mark.e2e
 WRITE = """
 import mlflow, os
-from in_job import serve
-uri = serve.sql_uri(os.environ["MLFLOW_BACKEND_STORE_URI"])
+from in_job import location
+uri = location.sql_uri(os.environ["MLFLOW_BACKEND_STORE_URI"])
 client = mlflow.MlflowClient(uri, uri)
 experiment = client.create_experiment("made afterwards")
 run = client.create_run(experiment)
@@ -89,7 +87,7 @@ def test_mlflow_goes_on_counting_after_a_restore(kind: str, trip: Trip) -> None:
     assert len(list(place.backups.glob("*-before-restore.zip"))) == 1
 
 
-def test_a_server_serves_what_was_restored(trip: Trip, start_for_module: StartServer) -> None:  # noqa: F811
+def test_a_server_serves_what_was_restored(trip: Trip, start_for_module: StartServer) -> None:
     place = trip.places["postgresql"]
     for name in ("trace_metric_daily_rollups", "span_cost_daily_rollups", "assessment_daily_rollups"):
         trip.servers["postgresql"].execute(f"DELETE FROM sql_{name}", "mlflow_trip")  # MLflow has them off

@@ -17,28 +17,28 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import ROOT
-from tests.in_job.serve.harness import MLFLOW_PYTHON, OLD_REVISION, Database, old_database, python_with_mlflow
+from tests.in_job.harness import MLFLOW_PYTHON, OLD_REVISION, Database, old_database, python_with_mlflow
 
 RESULT = "mlflow-store-result: "
 STORE_JOB = "import sys; sys.exit(store_job.main())"
 OLD_SCHEMA = """
 import os
-from in_job import serve, store
-uri = serve.sql_uri(os.environ["MLFLOW_BACKEND_STORE_URI"])
-store.create_schema(uri, os.environ["REVISION"])
-with store.transaction("sqlite:///" + os.environ["OLD"], "SERIALIZABLE") as old:
-    with store.transaction(uri, "READ COMMITTED") as new:
-        store.copy_tables(old, new, [name for name in store.table_names(old) if name != "alembic_version"])
+from in_job import location, schema, sql, tables
+uri = location.sql_uri(os.environ["MLFLOW_BACKEND_STORE_URI"])
+schema.create_schema(uri, os.environ["REVISION"])
+with sql.transaction("sqlite:///" + os.environ["OLD"], "SERIALIZABLE") as old:
+    with sql.transaction(uri, "READ COMMITTED") as new:
+        tables.copy_tables(old, new, [name for name in sql.table_names(old) if name != "alembic_version"])
 """
 CONTENT = """
 import os, sqlalchemy
-from in_job import serve, store
-uri = serve.sql_uri(os.environ["MLFLOW_BACKEND_STORE_URI"])
-with store.connect(uri) as session:
+from in_job import location, sql, unfinished
+uri = location.sql_uri(os.environ["MLFLOW_BACKEND_STORE_URI"])
+with sql.connect(uri) as session:
     metadata = sqlalchemy.MetaData()
     metadata.reflect(session)
     for name, table in sorted(metadata.tables.items()):
-        if name == serve.UNFINISHED:  # beside what the store holds
+        if name == unfinished.TABLE:  # beside what the store holds
             continue
         rows = sorted(map(repr, session.execute(table.select())))
         print(name, [str(column) for column in table.columns], rows)

@@ -19,10 +19,9 @@ from typing import Any
 
 import pytest
 
-from tests.in_job.serve.harness import ARTIFACTS, StartServer, old_database, wait_for
-
 from .conftest import MakePlace
-from .harness import Place, content, damage, query, schema, tree
+from .harness import ARTIFACTS, StartServer, old_database, wait_for
+from .places import Place, content, damage, query, schema, tree
 
 pytestmark = pytest.mark.e2e
 Members = dict[str, bytes]
@@ -46,7 +45,7 @@ def with_backup(place: Place, backup: Path, name: str = "backup.zip") -> str:
     return name
 
 
-QUICKLY = "from in_job import serve; serve.SQLITE_WAIT = 0.2"
+QUICKLY = "from in_job import sqlite; sqlite.SQLITE_WAIT = 0.2"
 
 
 def members(backup: Path) -> Members:
@@ -297,12 +296,13 @@ def test_who_writes_during_a_restore_is_asked_for(backup: Path, filled: Path, pl
     store = place()
     write = """
 import contextlib, os, sqlite3
-place_artifacts = store_job.place_artifacts
+from in_job import restore
+place_artifacts = restore.place_artifacts
 def write(store):
     place_artifacts(store)
     with contextlib.closing(sqlite3.connect(store.path)) as database, database:
         database.execute("INSERT INTO experiments (experiment_id, name) VALUES (99, 'written')")
-store_job.place_artifacts = write
+restore.place_artifacts = write
 """
     error = store.refused("restore", write, source=with_backup(store, backup), force=True, check=False)
     assert "now holds 8 experiments" in error
@@ -394,16 +394,16 @@ def test_a_restore_that_ends_half_way_is_finished(
 ) -> None:
     stop = """
 import os, signal
-from in_job import store, store_job
+from in_job import restore, unfinished
 def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
 place, _, attribute = os.environ["KILLED_AT"].rpartition(".")
 setattr(eval(place), attribute, kill)
 """
     killed_at = (
-        "store.Store.mark",
-        "store_job.put",
-        "store_job.place_artifacts",
-        "store.Store.unmark",
+        "unfinished.Mark.set",
+        "restore.put",
+        "restore.place_artifacts",
+        "unfinished.Mark.clear",
     )
     for number, point in enumerate(killed_at):
         store = place(str(number))
@@ -452,8 +452,8 @@ def test_sigterm_leaves_the_old_store(backup: Path, template: Path, place: MakeP
     """It comes while the rows are written; later it waits until everything is in its place."""
     stop = """
 import os, signal
-from in_job import store_job
-put, number = store_job.put, int(os.environ["NUMBER"])
+from in_job import restore
+put, number = restore.put, int(os.environ["NUMBER"])
 def wait(store, work, before_commit):
     def both():
         before_commit()
@@ -461,7 +461,7 @@ def wait(store, work, before_commit):
     if not number:
         os.kill(os.getpid(), signal.SIGTERM)
     put(store, work, both)
-store_job.put = wait
+restore.put = wait
 """
     for number in (0, 1):
         store = place(str(number))
@@ -528,10 +528,10 @@ def test_only_one_task_at_a_time_where_files_have_no_locks(filled: Path, place: 
     store.env["MLFLOW_BACKEND_STORE_URI"] = f"sqlite:///file:{store.path}?vfs=unix-dotfile&uri=true"
     hold = """
 import sqlite3, time
-from in_job import serve, store, store_job
+from in_job import location, store_job
 store.LOCK_WAIT = 0.2
 def hold(store, *_):
-    database = sqlite3.connect(serve.sqlite_file(store.uri)[1], uri=True, isolation_level=None)
+    database = sqlite3.connect(location.sqlite_file(store.uri)[1], uri=True, isolation_level=None)
     database.execute("BEGIN EXCLUSIVE")
     print("held", flush=True)
     time.sleep(60)
@@ -539,7 +539,7 @@ store_job.TASKS["backup"] = hold
 """
     job = store.start("backup", hold, artifacts=False)
     wait_for(lambda: "held" in job.said, "the lock")
-    quick = "from in_job import serve, store; store.LOCK_WAIT = serve.SQLITE_WAIT = 1.0"
+    quick = "from in_job import sqlite, store; store.LOCK_WAIT = sqlite.SQLITE_WAIT = 1.0"
     error = store.refused("backup", quick, artifacts=False)
     assert error.startswith(f"another backup, restore, upgrade or clean-up of {store.path}")
     assert job.code is None

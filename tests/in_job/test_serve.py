@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from .harness import SERVE, StartServer, wait_for
+from .harness import SCRIPTS, StartServer, wait_for
 
-PARENT = f"import sys; sys.path.insert(0, {str(SERVE.parents[1])!r}); from in_job import serve; "
+PARENT = f"import sys; sys.path.insert(0, {str(SCRIPTS)!r}); from in_job import serve; "
 STUBBORN = """
 import signal, time
 signal.signal(signal.SIGTERM, lambda *_: print("told", flush=True))

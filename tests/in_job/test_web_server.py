@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from in_job import serve
+from in_job import web_server
 
 from .harness import API, ARTIFACTS, LABELS, Server, StartServer, burst, wait_for
 
@@ -93,7 +93,7 @@ def test_64_clients_at_once_meet_no_error_and_few_threads(
 ) -> None:
     assert burst(fresh[0], clients=64, rounds=2) == []
     threads = [len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in processes(fresh[0].process.pid)]
-    assert all(number <= serve.THREADS + 6 for number in threads), threads  # and those of the libraries
+    assert all(number <= web_server.THREADS + 6 for number in threads), threads  # and those of the libraries
 
 
 @pytest.mark.timeout(180)

@@ -9,23 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_job.serve.harness import old_database
-
 from .conftest import S3, MakePlace
-from .harness import Place, tree
+from .harness import old_database
+from .places import Place, tree
 
 pytestmark = pytest.mark.e2e
 DAY = 24 * 3600
 FILL = """
 import json, os
-from in_job import serve
+from in_job import location
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.store.tracking.file_store import FileStore
 from mlflow.entities import LoggedModelParameter, Metric, TraceInfo, TraceLocation, TraceState
 os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
 uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
 if "://" in uri:
-    store = SqlAlchemyStore(serve.sql_uri(uri) if "sqlite" not in uri else uri, "mlflow-artifacts:/")
+    store = SqlAlchemyStore(location.sql_uri(uri) if "sqlite" not in uri else uri, "mlflow-artifacts:/")
 else:
     store = FileStore(uri, "mlflow-artifacts:/")
 made = {"experiments": {}, "places": {}}
@@ -132,14 +131,14 @@ def test_what_is_shown_is_removed_and_nothing_else(place: MakePlace, template: P
     assert filled.shown() == {name: size for name, size in DELETED.items() if name not in LONG_AGO}
     stop = """
 import os, signal
-from in_job import store_job
-delete, count = store_job.Artifacts.delete, []
+from in_job import artifact_location
+delete, count = artifact_location.Artifacts.delete, []
 def kill(self):
     delete(self)
     count.append(1)
     if len(count) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-store_job.Artifacts.delete = kill
+artifact_location.Artifacts.delete = kill
 """
     assert store.start("gc", stop, older_than=0, force=True).wait() == -9
     assert 0 < len(filled.shown()) < len(DELETED) - len(LONG_AGO)
@@ -196,8 +195,8 @@ def test_what_clients_restore_meanwhile_stays(place: MakePlace, template: Path) 
     filled.write()
     restoring = """
 import contextlib, os, sqlite3
-from in_job import store_job
-size, count = store_job.Artifacts.size, []
+from in_job import artifact_location
+size, count = artifact_location.Artifacts.size, []
 def restore(self):  # a click on Restore, in the middle
     count.append(1)
     if len(count) == 2:
@@ -206,7 +205,7 @@ def restore(self):  # a click on Restore, in the middle
             for table in ("experiments", "logged_models"):
                 database.execute(f"UPDATE {table} SET lifecycle_stage = 'active'")
     return size(self)
-store_job.Artifacts.size = restore
+artifact_location.Artifacts.size = restore
 """
     env = {"DATABASE": str(store.path)}
     [gone] = store.run("gc", restoring, env=env, older_than=0, force=True)["found"]

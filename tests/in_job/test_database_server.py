@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import SERVE, Database, StartServer, burst, descendants, free_port, mlflow_python
+from .harness import SCRIPTS, Database, StartServer, burst, descendants, free_port, mlflow_python
 
 pytestmark = pytest.mark.e2e
 Refused = Callable[..., str]
@@ -21,9 +21,9 @@ def test_postgresql_is_prepared_once_for_two_servers_and_serves_64_clients(
     postgresql.execute("CREATE DATABASE mlflow_many", "postgres")
     uri = postgresql.uri("mlflow_many", scheme="postgres")
     server = start(tmp_path / "volume", MLFLOW_BACKEND_STORE_URI=uri)
-    code = "import sys; from in_job import serve; sys.stderr = sys.stdout; "
-    code += "serve.prepare_sql(serve.sql_uri(sys.argv[1]), 60)"
-    other = mlflow_python(code, uri, cwd=tmp_path, PYTHONPATH=str(SERVE.parents[1]))
+    code = "import sys; from in_job import database_server, location; sys.stderr = sys.stdout; "
+    code += "database_server.prepare_sql(location.sql_uri(sys.argv[1]), 60)"
+    other = mlflow_python(code, uri, cwd=tmp_path, PYTHONPATH=str(SCRIPTS))
     server.wait_until_up()
     assert (other + server.log.read_text()).count("creating the schema") == 1
     with sqlite3.connect(template) as database:

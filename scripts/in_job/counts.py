@@ -1,0 +1,32 @@
+"""What a store holds, in numbers and in words."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Dict
+
+MAIN_TABLES = {
+    "experiments": "experiment",
+    "runs": "run",
+    "metrics": "metric",
+    "registered_models": "registered model",
+    "model_versions": "model version",
+    "trace_info": "trace",
+    "logged_models": "logged model",
+}
+"""The tables that people ask about, with a word for what a row of theirs is."""
+Counts = Dict[str, int]
+"""Rows by table."""
+
+
+def count(database: sqlite3.Connection) -> Counts:
+    """Return the number of rows in each table of an MLflow database in SQLite."""
+    query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
+    tables = [row[0] for row in database.execute(query) if row[0] != "alembic_version"]
+    return {name: database.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables}  # noqa: S608
+
+
+def in_words(counts: Counts) -> str:
+    """Return the counts that people ask about, as text."""
+    found = [(counts.get(table, 0), word) for table, word in MAIN_TABLES.items()]
+    return ", ".join(f"{n:,} {word}{'s' * (n != 1)}" for n, word in found if n) or "nothing"

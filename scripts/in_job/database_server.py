@@ -1,0 +1,62 @@
+"""PostgreSQL, MySQL and others: waiting for them, and what a server needs of its database."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+from in_job.location import DRIVERS
+from in_job.schema import SCHEMA_QUERY, UPGRADE_WAIT, is_current, run_upgrade
+from in_job.unfinished import TABLE, refuse_unfinished
+from in_job.waiting import wait
+from in_job.words import Problem, say
+
+HOPELESS = (
+    "authentication failed|access denied|no password|pg_hba|not allowed|does not exist|unknown database"
+)
+
+
+def sql_revision(session: Any) -> str | None:
+    """Return the revision of the schema, "" where tables have none, None where there are none of MLflow's."""
+    alchemy = importlib.import_module("sqlalchemy")
+    tables = set(alchemy.inspect(session).get_table_names())
+    query = SCHEMA_QUERY if "alembic_version" in tables else "SELECT ''"
+    found: str = session.execute(alchemy.text(query)).scalar()
+    return found or ("" if "experiments" in tables else None)
+
+
+def prepare_sql(uri: str, timeout: float, changing: bool = False) -> None:
+    """Wait for a database server, upgrade the schema once; a task that is `changing` it has marked it."""
+    alchemy = importlib.import_module("sqlalchemy")
+    url = urlsplit(uri)
+    kind = url.scheme.partition("+")[0]
+    where = f"{kind} database at {url.hostname}:{url.port or 'its usual port'}"
+    options = {"isolation_level": "AUTOCOMMIT", "connect_args": {"connect_timeout": 10}}
+    try:
+        engine = alchemy.create_engine(uri, **(options if kind in DRIVERS else {}))
+    except (ImportError, ValueError, alchemy.exc.ArgumentError) as error:
+        raise Problem(f"backend_store_uri {uri}: {error}") from error
+
+    def connect() -> Any:
+        try:
+            return engine.connect()
+        except alchemy.exc.DBAPIError as error:
+            if not re.search(HOPELESS, str(error.orig), re.I):
+                raise OSError(str(error.orig)) from None
+            raise Problem(f"{where}: {error.orig}; correct backend_store_uri or the database") from None
+
+    with wait(connect, timeout, where) as session:
+        refuse_unfinished(not changing and alchemy.inspect(session).has_table(TABLE), where)
+        if is_current(sql_revision(session), where):
+            return
+        lock = {  # both give up after UPGRADE_WAIT, and are freed with the session
+            "postgresql": "SELECT set_config('lock_timeout', '{:.0f}s', false), pg_advisory_lock(5077)",
+            "mysql": "SELECT GET_LOCK('mlflow schema', {})",
+        }.get(kind, "SELECT 1")
+        session.execute(alchemy.text(lock.format(UPGRADE_WAIT)))
+        found = sql_revision(session)
+        if not is_current(found, where):
+            say(f"{where}: " + ("creating the schema" if found is None else f"upgrading the schema {found}"))
+            run_upgrade(uri, found is None)

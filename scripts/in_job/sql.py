@@ -1,0 +1,32 @@
+"""Connections to databases through SQLAlchemy."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+from in_job.words import Problem
+
+
+def connect(uri: str, isolation: str = "AUTOCOMMIT") -> Any:
+    """Return a connection to a database through SQLAlchemy: a context manager."""
+    alchemy = importlib.import_module("sqlalchemy")
+    engine = alchemy.create_engine(uri, future=True, poolclass=alchemy.pool.NullPool)
+    try:
+        return engine.connect().execution_options(isolation_level=isolation)
+    except alchemy.exc.DBAPIError as error:
+        raise Problem(f"the {engine.dialect.name} database at {engine.url.host}: {error.orig}") from None
+
+
+@contextlib.contextmanager
+def transaction(uri: str, isolation: str) -> Iterator[Any]:
+    """Yield a connection in a transaction, which an exception rolls back."""
+    with connect(uri, isolation) as session, session.begin():
+        yield session
+
+
+def table_names(session: Any) -> list[str]:
+    """Return the names of the tables that a connection sees."""
+    return list(importlib.import_module("sqlalchemy").inspect(session).get_table_names())

@@ -1,0 +1,122 @@
+"""Running MLflow's server in this process: imported once, with workers that share it."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import multiprocessing
+import os
+import re
+import runpy
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from in_job.environment import JOBS
+from in_job.words import say
+
+THREADS = 10  # of a worker, that answer API calls; files are sent and received beside them
+END = (signal.SIGTERM, signal.SIGINT)
+
+
+def prepare_to_fork() -> None:
+    """Close the idle connections of SQLAlchemy's engines, which no child may use; keep what is shared so."""
+    engine = importlib.import_module("sqlalchemy.engine").Engine
+    for thing in gc.get_objects():
+        if issubclass(type(thing), engine):
+            thing.dispose()
+    gc.collect()
+    gc.freeze()  # a collection would touch, and so copy, what is shared
+
+
+def send_at_once(config: Any) -> None:
+    """Let uvicorn's workers send small answers at once: asyncio asks for it only where there is one worker.
+
+    Otherwise the second packet of an answer waits for the client's delayed acknowledgement, 40 ms each time.
+    """
+    bind = config.bind_socket
+
+    def bind_socket(self: Any) -> socket.socket:
+        listener: socket.socket = bind(self)
+        with suppress(OSError):  # it may be no TCP socket
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # those it accepts inherit that
+        return listener
+
+    config.bind_socket = bind_socket
+
+
+def limit_threads(server: Any) -> None:
+    """Let each of uvicorn's workers answer with THREADS threads: anyio's 40 take memory and win nothing."""
+    startup = server.startup
+
+    async def limited(self: Any, *arguments: Any, **options: Any) -> None:
+        with suppress(Exception):  # the limit belongs to the event loop, so that it can be set only here
+            importlib.import_module("anyio.to_thread").current_default_thread_limiter().total_tokens = THREADS
+        await startup(self, *arguments, **options)
+
+    server.startup = limited
+
+
+def run_web_server(command: list[str], env: dict[str, str]) -> None:
+    """Run MLflow's command for uvicorn or gunicorn in this process, whose workers then share its imports.
+
+    Where they cannot, because MLflow or its app are not what they are known to be, the command starts apart.
+    """
+    os.environ.update(env)
+    start = 3 if command[1] == "-m" else 1
+    module = Path(command[start - 1]).name
+    try:
+        importlib.import_module(module)  # MLflow checks host names only where it finds a web server imported
+        for part in ("mlflow.server", re.split("[:(]", command[-1])[0]):  # their routes follow from `env`
+            importlib.reload(sys.modules[part]) if part in sys.modules else importlib.import_module(part)
+        if module == "uvicorn":
+            workers: Any = importlib.import_module("uvicorn._subprocess")
+            workers.spawn = multiprocessing.get_context("fork")
+            send_at_once(importlib.import_module("uvicorn.config").Config)
+            limit_threads(importlib.import_module("uvicorn.server").Server)
+        prepare_to_fork()
+        if threading.active_count() > 1:
+            raise RuntimeError("the app has started a thread")
+    except Exception as error:
+        say(f"the web server imports MLflow anew: {error!r}")
+        os.execvp(command[0], command)  # noqa: S606
+    gc.enable()
+    os.register_at_fork(after_in_child=lambda: [signal.signal(number, signal.SIG_DFL) for number in END])
+    sys.argv = [module, *command[start:]]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def run_mlflow(command: list[str]) -> None:
+    """Run `python -m mlflow …` in this process, which becomes the web server, or forks it for a job runner.
+
+    So MLflow is imported once, not once here and once in each worker, which took most of the time and memory.
+    """
+    for number in END:
+        signal.signal(number, signal.SIG_DFL)
+    server: Any = importlib.import_module("mlflow.server")
+    apart: Any = getattr(server, "_exec_cmd", None)  # of MLflow 2 and 3
+
+    def execute(words: list[str], **options: Any) -> Any:
+        known = re.search("uvicorn|gunicorn", " ".join(words[:3])) and "--reload" not in words
+        if not known or threading.active_count() > 1:  # a fork has none of the other threads
+            return apart(words, **options)
+        arguments = (words, options.get("extra_env") or {})
+        if options.get("synchronous", True) or os.environ[JOBS].lower() not in ("true", "1"):
+            run_web_server(*arguments)  # MLflow would only wait for it
+            sys.exit()
+        prepare_to_fork()
+        child: Any = multiprocessing.get_context("fork").Process(target=run_web_server, args=arguments)
+        child.start()
+        child.poll, child.wait = lambda: child.exitcode, child.join
+        child.send_signal = lambda number: os.kill(child.pid, number)
+        for number in END:
+            signal.signal(number, lambda *_: None)  # the group has it, and the child ends in its own time
+        return child
+
+    server._exec_cmd = execute
+    sys.argv = command[2:]
+    runpy.run_module("mlflow", run_name="__main__", alter_sys=True)
