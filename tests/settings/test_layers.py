@@ -215,10 +215,12 @@ def test_args_that_are_no_inputs(workspace: Path) -> None:
     path.write_text(
         path.read_text().replace("    args:\n", "    args:\n      http_port: '1'\n      zzz: x\n", 1)
     )
+    line = path.read_text().splitlines().index("      http_port: '1'") + 1
     found = layers.load()
     assert [str(problem) for problem in found.problems] == [
-        ".neuro/live.yaml:18: http_port is no input of the action; did you mean port?",
-        f".neuro/live.yaml:19: zzz is no input of the action; the inputs are {', '.join(found.inputs)}",
+        f".neuro/live.yaml:{line}: http_port is no input of the action; did you mean port?",
+        f".neuro/live.yaml:{line + 1}: zzz is no input of the action; "
+        f"the inputs are {', '.join(found.inputs)}",
     ]
 
 
