@@ -14,7 +14,7 @@ import yaml
 
 from common import console
 from common.console import UNCHANGED, Failure, Problem, complain, say
-from copying import edits
+from copying import edits, older
 from copying.installation import (
     HALF_DONE,
     MAKEFILES,
@@ -22,17 +22,18 @@ from copying.installation import (
     Installed,
     git,
     include_line,
-    includes,
     installed,
-    is_toolkit,
     lost,
     obstacles,
     path_of,
     show,
+    show_lines,
     toolkit_files,
     version_of,
     word,
 )
+from copying.makefiles import read_all, taken_names
+from copying.older import TakeOver
 from copying.transaction import (
     MANIFEST,
     STAGE,
@@ -46,10 +47,10 @@ from copying.transaction import (
     recover,
 )
 from settings import problems
-from settings.action import ACTION, RENDERED, compose, find
+from settings.action import ACTION, RENDERED, compose, find, read_inputs
 from settings.layers import TOOLKIT_DIR, load
-from settings.live import live_file
-from settings.variables import OF_ALL, OF_TARGETS, yes
+from settings.live import CALL, ActionJob, live_file, server_jobs
+from settings.variables import yes
 
 FOLDER = "scripts/mlflow"
 IGNORED = "/.mlflow"  # without a slash at the end: it may be a symlink
@@ -66,11 +67,23 @@ class Plan:
     changes: list[Change] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    recognised: str = ""
+    """The job that calls our action already, if there is one."""
+    older: TakeOver | None = None
+    """The job that calls an older action, if there is one."""
 
     def edit(self, path: Path, new: str, pieces: list[str], created: str | None) -> None:
         """Add the edit of a file; `created` is what a file of our making holds beside the pieces."""
         self.changes.append(Change(path, new.encode("utf-8", "surrogateescape")))
         self.edits.append(Edit(path.as_posix(), pieces, created))
+
+    def take_over(self, path: Path, text: str, older: TakeOver) -> None:
+        """Add what it takes for a job to call our action."""
+        new, replaced = older.apply(text)
+        self.changes.append(Change(path, new.encode()))
+        self.edits.append(Edit(path.as_posix(), [], None, replaced))
+        self.problems += older.problems
+        self.older = older
 
     def trouble(self, what: str, fix: str, source: object, *, warning: bool = False) -> None:
         """Add something that is in the way."""
@@ -168,10 +181,19 @@ def _edit_flow(plan: Plan) -> None:
     ):
         fix = f"install there: INTO={above}; a flow here would hide it"
         plan.trouble(f"neuro-flow uses the flow of {above} here", fix, path)
+    adds = False
     try:
         text = live.read_bytes().decode("utf-8") if live else edits.NEW_FLOW
-        new, pieces = edits.add_to_flow(text)
-        plan.edit(path, new, pieces, None if live else edits.NEW_FLOW)
+        flow = compose(text.removeprefix("\ufeff"))
+        olds = older.older_jobs(flow, root)
+        if ours := server_jobs(flow):
+            plan.recognised = ours[0]
+        elif job := _chosen(plan, olds, path):
+            plan.take_over(path, text, older.take_over(job, text, read_inputs(load().action_text), path))
+        elif not olds:
+            adds = True
+            new, pieces = edits.add_to_flow(text)
+            plan.edit(path, new, pieces, None if live else edits.NEW_FLOW)
     except UnicodeDecodeError as error:
         plan.trouble(f"not UTF-8 at byte {error.start}", "save the file as UTF-8", path)
     except edits.NotEditableError as error:
@@ -186,9 +208,20 @@ def _edit_flow(plan: Plan) -> None:
     if project is None and (name := needed_id(root.stem)):
         text = f"# neuro-flow would take the folder's name, but {root.name!r} does for no id.\nid: {name}\n"
         plan.edit(folder / "project.yml", text, [text], "")
-    if project and _volume_of_project(project):
+    if adds and project and _volume_of_project(project):
         what = f"volumes has {edits.VOLUME} already"
         plan.trouble(what, "rename it: the toolkit adds its own", project.relative_to(root))
+
+
+def _chosen(plan: Plan, olds: list[ActionJob], path: Path) -> ActionJob | None:
+    """Return the job to take over: the only one that calls an older action, or the one that was named."""
+    if len(olds) < 2:
+        return olds[0] if olds else None
+    named = next((job for job in olds if job.name == word("TAKE_OVER")), None)
+    if named is None:
+        what = f"{' and '.join(job.name for job in olds)} call an older action for an MLflow server"
+        plan.trouble(what, "say which to take over: TAKE_OVER=JOB", path)
+    return named
 
 
 def needed_id(stem: str) -> str:
@@ -221,41 +254,7 @@ def _edit_makefile(plan: Plan) -> None:
     text = _text(plan, path)
     new, added = edits.add_line(text or "", include_line(plan.folder))
     plan.edit(path, new, [added], "" if text is None else None)
-    for makefile, content in _makefiles(plan, path, {}).items():
-        plan.problems += taken_names(plan, makefile, content)
-
-
-def _makefiles(plan: Plan, path: Path, found: dict[Path, str]) -> dict[Path, str]:
-    """Return a makefile and those that it includes by name, with their texts; a copy of ours is not read."""
-    text = _text(plan, path)
-    if text is not None and path not in found:
-        found[path] = text
-        for included in (name for line in text.splitlines() for name in includes(plan.root, line)):
-            if not is_toolkit(plan.root, included, plan.folder):
-                _makefiles(plan, included, found)
-    return found
-
-
-def taken_names(plan: Plan, makefile: Path, text: str) -> Iterator[Problem]:
-    """Yield what in a makefile has a name of ours: a target, a variable, or another copy of the toolkit."""
-    ours = (TOOLKIT_DIR / "mlflow.mk").read_text(encoding="utf-8")
-    targets = set(re.findall(r"(?m)^(mlflow-\w+):", ours))
-    variables = {f"MLFLOW_{name.upper()}" for name in load().all} | {*OF_TARGETS} | OF_ALL
-    variables |= set(re.findall(r"(?m)^(MLFLOW_\w+) *:?=", ours))
-    for number, line in enumerate(text.splitlines(), 1):
-        where = f"{makefile}:{number}"
-        if any(is_toolkit(plan.root, name, plan.folder) for name in includes(plan.root, line)):
-            fix = "take that line and its copy out; or update it the way it came"
-            yield Problem("includes a copy of the toolkit already", fix, where)
-        rule = re.match(r"([^\t#=:][^#=:]*)::?(?!=)", line)
-        for name in sorted(targets & set(rule[1].split() if rule else [])):
-            yield Problem(f"there is a target {name} already", "rename it", where)
-        words = r" *(?:(?:export|override|private)\s+)*(?:define\s+(MLFLOW_\w+)|(MLFLOW_\w+)\s*[:?+!]*=)"
-        assigned = re.match(words, line)
-        name = (assigned[1] or assigned[2]) if assigned else ""
-        if name in variables:
-            fix = "rename it; as a setting for the server it belongs into mlflow.yaml"
-            yield Problem(f"there is a variable {name} already", fix, where)
+    plan.problems += taken_names(plan.root, plan.folder, read_all(plan.root, path, plan.folder))
 
 
 def _ignored_files(plan: Plan, names: list[str]) -> Iterator[Problem]:
@@ -316,9 +315,18 @@ def main() -> None:
         show("+", f"new   {folder}/ ({len(files)} files)")
         for edit in plan.edits:
             show("+", f"{'edit ' if edit.created is None else 'new  '} {edit.file}", edit.pieces)
+            for after, before in edit.replaced:
+                show_lines("-", [before])
+                show_lines("+", [after])
+        if plan.recognised:
+            print(f"  keep  the job {plan.recognised}, which calls {CALL} already")
+        for note in plan.older.notes if plan.older else ():
+            print(f"  {note}")
         complain(plan.problems)
         if only_show:
             say(UNCHANGED)
+            return
+        if plan.older and not older.agreed(plan.older):
             return
         apply(root, plan.changes, [])
         with contextlib.suppress(OSError):  # any target makes it, but `neuro-flow ps` wants it before

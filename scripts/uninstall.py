@@ -25,6 +25,7 @@ from copying.installation import (
     place,
     show,
 )
+from copying.older import put_back
 from copying.transaction import MANIFEST, Change, Tree, alone, apply, pending, read, recover
 from flow.login import STATE
 from local_platform import client
@@ -46,6 +47,8 @@ class Removal:
         self.shown: list[tuple[str, list[str]]] = []
         self.stays: list[Problem] = []
         self.problems: list[Problem] = []
+        self.added = any(len(edit.pieces) == len(ADDED) for edit in record.edits)
+        """Whether volume and job are ours, not the user's."""
         for edit in record.edits:
             self._file(edit)
         self.problems += [p for p in obstacles(root, folder / MANIFEST) if p not in self.problems]
@@ -91,20 +94,29 @@ class Removal:
             self.shown.append((edit.file, []))
             return
         self.changes.append(Change(Path(edit.file), rest.encode("utf-8", "surrogateescape")))
-        self.shown.append((f"our part of {edit.file}", edit.pieces))
+        pieces = edit.pieces or [after for after, _ in edit.replaced]
+        self.shown.append((f"our part of {edit.file}", pieces))
 
     def _without(self, edit: Edit, text: str) -> tuple[str, dict[str, int]]:
         """Return a file's text without our pieces, and what of them has to stay, with its line."""
+        if edit.replaced:
+            rest = put_back(text, edit.replaced)
+            if rest is None:
+                return text, {"the job that was taken over": 1}
+            fix = "an older MLflow refuses a database that a newer one has upgraded: restore a backup for it"
+            what = "the job calls its older action again"
+            self.stays.append(Problem(what, fix, edit.file, warning=True))
+            return rest, {}
         if len(edit.pieces) == len(ADDED):
             return take_out_of_flow(text, edit.pieces)
-        rest = take_out(text, edit.pieces[0])
-        if rest is None:
+        out = take_out(text, edit.pieces[0])
+        if out is None:
             return text, {"what was installed": 1} if edit.created is not None and text.strip() else {}
-        return rest, {}
+        return out, {}
 
     def _look_at_the_rest(self, file: str, rest: str, stayed: dict[str, int]) -> None:
         """Find what would miss what is taken out."""
-        gone = "|".join(pattern for name, pattern in REFERENCES.items() if name not in stayed)
+        gone = "|".join(p for name, p in REFERENCES.items() if self.added and name not in stayed)
         for number, line in enumerate(rest.splitlines(), 1):
             where = f"{file}:{number}"
             included = includes(self.root, line) if file in MAKEFILES else []

@@ -34,6 +34,8 @@ class Edit:
     file: str
     pieces: list[str]
     created: str | None = None
+    replaced: list[tuple[str, str]] = field(default_factory=list)
+    """The lines of a job that was taken over: each as it is now, and as it was."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def lost(root: Path, folder: Path, record: Installed) -> Iterator[Problem]:
             names = edits.names_missing(text)
         else:
             names = [piece.strip() for piece in edit.pieces if edits.take_out(text, piece) is None]
+            names += [after.strip() for after, _ in edit.replaced if after not in text.splitlines()]
         for name in names:
             fix = (
                 f"put it back, or uninstall (`make -f {folder}/mlflow.mk mlflow-uninstall`) and install again"
@@ -204,7 +207,12 @@ def path_of(text: str) -> Path:
 def show(sign: str, what: str, pieces: list[str] | None = None) -> None:
     """Print one step of what will be done, and the lines that it adds or takes out."""
     print(f"  {what}")
-    for piece in pieces or []:
+    show_lines(sign, pieces or [])
+
+
+def show_lines(sign: str, pieces: list[str]) -> None:
+    """Print lines that are added or taken out."""
+    for piece in pieces:
         for line in piece.strip("\r\n").splitlines():
             print(f"    {sign} {line}".rstrip())
 

@@ -22,6 +22,7 @@ OF_TARGETS: dict[str, tuple[str, ...]] = {
     "FROM": ("restore", "update"),
     "INTO": ("install",),
     "OLDER_THAN": ("gc",),
+    "TAKE_OVER": ("install",),
     "TO": ("backup",),
     "MLFLOW_BACKUP_ARTIFACTS": ("backup",),
     "MLFLOW_FOLLOW": ("logs",),

@@ -134,7 +134,7 @@ OBSTACLES: dict[str, tuple[list[Action], list[str]]] = {
             commit,
         ],
         [
-            "Makefile:3: there is a variable MLFLOW_PORT already; ",
+            "Makefile:3: MLFLOW_PORT is exported, and our targets take it for the setting port; rename",
             "Makefile:4: there is a variable MLFLOW_DIR ",
         ],
     ),
@@ -263,6 +263,44 @@ def test_where_it_cannot_go_at_all(host: Host, tmp_path: Path) -> None:
     _, err = host.install(code=1, INTO=str(below))
     assert f"neuro-flow uses the flow of {host.root} here" in err
     assert snapshot(host.root) == snapshot(host.root)
+
+
+THEIRS = "MLFLOW_PORT ?= 5000"
+NOTE = "warning: Makefile:2: MLFLOW_PORT is not exported, so our targets do not see it; what is meant for "
+
+
+@pytest.mark.parametrize(
+    ("files", "code", "said"),
+    [
+        ({"Makefile": f"a:\n{THEIRS}\n"}, 0, NOTE),
+        ({"Makefile": f"export OTHER\n{THEIRS}\nexport A = MLFLOW_PORT\n"}, 0, NOTE),
+        ({"Makefile": f"export\n{THEIRS}\nunexport MLFLOW_PORT\n"}, 0, NOTE),
+        ({"Makefile": f"train: export MLFLOW_PORT = 1\n{THEIRS}\n"}, 0, NOTE),
+        (
+            {"Makefile": "-include .env\n", ".env": "A=b\nMLFLOW_ARTIFACTS_DESTINATION=s3://x\n"},
+            0,
+            "warning: .env:2: MLFLOW_ARTIFACTS_DESTINATION is not exported",
+        ),
+        ({"Makefile": "include .env\nexport\n", ".env": "MLFLOW_MODE=x\n"}, 1, ".env:1: MLFLOW_MODE is "),
+        (
+            {"Makefile": "include .env\nexport $(shell sed 's/=.*//' .env)\n", ".env": "MLFLOW_MODE=x\n"},
+            1,
+            ".env:1: MLFLOW_MODE is exported, and our targets take it for the setting mode",
+        ),
+        ({"Makefile": f"{THEIRS}\nexport A MLFLOW_PORT\n"}, 1, "Makefile:1: MLFLOW_PORT is exported"),
+        ({"Makefile": f".EXPORT_ALL_VARIABLES:\n{THEIRS}\n"}, 1, "Makefile:2: MLFLOW_PORT is exported"),
+        ({"Makefile": "export MLFLOW_FORCE=1\n"}, 1, "and our targets take it for a word"),
+        ({"Makefile": "TO = x\nexport MLFLOW_TRACKING_URI = y\n"}, 0, ""),
+    ],
+)
+def test_variables_of_their_makefiles(host: Host, files: dict[str, str], code: int, said: str) -> None:
+    lay(host.root, files)
+    commit(host.root)
+    before = snapshot(host.root)
+    _, err = host.install(code=code)
+    assert said in err
+    assert ("exported" in err) is bool(said)
+    assert (snapshot(host.root) == before) is bool(code)
 
 
 def test_a_misspelt_variable_installs_nothing(host: Host) -> None:
