@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from common import console
 from common.console import UNCHANGED, Failure, Problem, complain, format_duration, say
 from flow import server
-from flow.drift import drift
+from flow.drift import drift, is_ours
 from flow.neuro_flow import HeldRun
 from flow.platform_check import check_clash, check_submission
 from flow.store_guard import remember, require_same_store
@@ -134,6 +134,10 @@ async def bring_up(flow: Flow) -> None:
 
 async def say_drift(flow: Flow, job: Job) -> None:
     """Say in what the running server differs from today's settings."""
+    if not is_ours(job):
+        say(f"job {job.id} was started by an older action; its server goes on until it is replaced:")
+        say(f"`{flow.settings.make('mlflow-restart')}` stops it, upgrades its store, and starts this one")
+        return
     if differences := await drift(flow, job):
         say("it runs with other settings than today's: " + "; ".join(differences))
         say(f"`{flow.settings.make('mlflow-restart')}` applies them")

@@ -33,6 +33,11 @@ def _settings(env: dict[str, str], volumes: list[str], other: dict[str, str]) ->
     return {**by_name, "envs": json.dumps(envs), "volumes": json.dumps(volumes), **other}
 
 
+def is_ours(job: Job) -> bool:
+    """Tell whether our action started a job; an older one's has the same tags, once it was taken over."""
+    return "MLFLOW_ACTION_MODE" in job.container.env
+
+
 def of_job(job: Job) -> dict[str, str]:
     """Return the settings that a running job was started with."""
     container = job.container

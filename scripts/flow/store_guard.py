@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.console import Failure, Problem
-from flow.drift import mounts, of_job
+from flow.drift import is_ours, mounts, of_job
 from flow.references import volumes_of
 from flow.workspace import Flow, Job
 from settings.layers import ENVIRONMENT, redact
@@ -38,8 +38,10 @@ def _read() -> dict[str, dict[str, Any]]:
 
 
 def remember(flow: Flow, job: Job) -> None:
-    """Keep where a server that has been started has its store."""
+    """Keep where a server that has been started has its store; one of an older action does not say."""
     started = of_job(job)
+    if not is_ours(job):
+        return
     places = {name: {"sha256": _digest(started[name]), "shown": redact(started[name])} for name in NAMES}
     new = RECORD.with_suffix(".new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

@@ -32,6 +32,7 @@ def of_job(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What the job says that it was started with."""
     said = dict(STARTED)
     monkeypatch.setattr(store_guard, "of_job", lambda _: said)
+    monkeypatch.setattr(store_guard, "is_ours", lambda _: True)
     (Path(".mlflow")).mkdir(exist_ok=True)
     return said
 
