@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ TARGET = re.compile(r"^([a-z-]+):.*?## (.*)$", re.MULTILINE)
 def targets(makefile: Path) -> list[tuple[str, str]]:
     """Return a makefile's targets with their help texts."""
     found = TARGET.findall(makefile.read_text(encoding="utf-8"))
-    return [(name, text.replace("$$", "$")) for name, text in found]
+    ours = f"{os.path.relpath(TOOLKIT_DIR)}/"
+    return [(name, text.replace("$(MLFLOW_DIR)", ours).replace("$$", "$")) for name, text in found]
 
 
 def main() -> None:

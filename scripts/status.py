@@ -24,6 +24,7 @@ async def status(settings: Settings) -> int:
             print(f"start     {settings.make('mlflow-up')}")
             return MISTAKE
         trouble = await server.probe(flow, job) if job.status.is_running else ""
+        trouble = server.starting(trouble, [])
         serves = job.status.is_running and not trouble
         state = f"running, not serving: {trouble}" if trouble else f"{state_of(job)}, not serving"
         left = time_left(job)

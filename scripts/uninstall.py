@@ -151,10 +151,17 @@ async def running(settings: Settings) -> list[Problem]:
                     if name == "local":  # what ends its platform, too, goes away with the files
                         fix += "; better `make mlflow-down MLFLOW_PLATFORM=local` before uninstalling"
                     found.append(Problem(what, fix, name, warning=True))
+        except Failure as failure:
+            if not re.match("not logged in", str(failure)):  # else nobody can have started one from here
+                found.append(_not_known(name, failure))
         except Exception as error:  # whatever the platform says, the files can go
-            what = f"whether a server is running is not known: {error}".split(";")[0]
-            found.append(Problem(what, "look in the platform's list of jobs", name, warning=True))
+            found.append(_not_known(name, error))
     return found
+
+
+def _not_known(platform: str, error: Exception) -> Problem:
+    what = f"whether a server is running is not known: {error}".split(";")[0]
+    return Problem(what, "look in the platform's list of jobs", platform, warning=True)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sys
 from collections.abc import AsyncIterator
 
@@ -88,7 +89,11 @@ async def wait(flow: Flow, job: Job) -> Job:
         Failure: it ended, or the time limit has passed.
     """
     make, limit, restarts = flow.settings.make, flow.settings.timeout, job.history.restarts
-    with console.waiting_for("the server to answer") as waiting:
+    words: list[str] = []
+    told = 0
+    listener: asyncio.Task[None] | None = None
+    async with contextlib.AsyncExitStack() as stack:
+        waiting = stack.enter_context(console.waiting_for("the server to answer"))
         while True:
             job = await flow.client.jobs.status(job.id)
             if job.status.is_finished or job.history.restarts > restarts:
@@ -99,8 +104,16 @@ async def wait(flow: Flow, job: Job) -> Job:
             trouble = await server.probe(flow, job) if job.status.is_running else ""
             if job.status.is_running and not trouble:
                 return job
+            if job.status.is_running and listener is None:
+                listener = asyncio.create_task(server.listen(flow, job, words))
+                stack.push_async_callback(ended, listener)
+            for said in words[told:]:
+                if re.search("WARNING|upgrading", said):
+                    waiting.done()
+                    say(said)
+            told = len(words)
             state = trouble or state_of(job)
-            if waiting.tick(state) > limit:
+            if waiting.tick(server.starting(state, words)) > limit:
                 break
             await asyncio.sleep(0.1)
     if job.status.is_running:
@@ -111,6 +124,12 @@ async def wait(flow: Flow, job: Job) -> Job:
     raise Failure(
         Problem(f"no server after {format_duration(limit)}: {state}", f"{fix}; MLFLOW_TIMEOUT is the limit")
     )
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    """End a task that only listens."""
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def bring_up(flow: Flow) -> None:

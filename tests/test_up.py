@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ from apolo_sdk import JobStatus
 
 import up
 from common.console import Failure
+from flow import server
 
 
 def job(status: JobStatus, reason: str = "", description: str = "", restarts: int = 0) -> Any:
@@ -29,6 +32,12 @@ class Platform:
 
     async def _status(self, _: str) -> Any:
         return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    async def log(self, _: Any, **options: bool) -> AsyncIterator[bytes]:
+        assert options == {"follow": True}
+        for chunk in (b"mlflow-server: /db: upgrading the sch", b"ema from 1; backup: b\nother\n"):
+            yield chunk
+        await asyncio.sleep(60)
 
     async def log_tail(self, _: Any) -> str:
         return "the last line"
@@ -57,6 +66,28 @@ async def test_running_without_an_answer(capsys: pytest.CaptureFixture[str]) -> 
     said = await _failure(Platform(job(JobStatus.RUNNING)))
     assert "it is left running: `make mlflow-down` stops it" in said
     assert capsys.readouterr().err == "the last line\n"
+
+
+async def test_what_the_server_says_of_an_upgrade_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    states = [job(JobStatus.RUNNING)] * 3
+    await _failure(Platform(*states, job(JobStatus.FAILED), limit=60))
+    assert capsys.readouterr().err.splitlines() == [
+        "mlflow: /db: upgrading the schema from 1; backup: b",
+        "the last line",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words", "said"),
+    [
+        ("it answers 503 <html>", [], "starting: imports MLflow"),
+        ("it does not answer: refused", ["waiting for a lock"], "starting: waiting for a lock"),
+        ("it answers 403 Invalid Host header", ["x"], "it answers 403 Invalid Host header"),
+        ("pending Scheduling", [], "pending Scheduling"),
+    ],
+)
+def test_what_is_waited_for(trouble: str, words: list[str], said: str) -> None:
+    assert server.starting(trouble, words) == said
 
 
 async def test_failed_before_it_ran(capsys: pytest.CaptureFixture[str]) -> None:

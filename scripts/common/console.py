@@ -63,8 +63,18 @@ def colourful() -> bool:
     return sys.stderr.isatty() and not ({"NO_COLOR", "CI"} & os.environ.keys())
 
 
+def columns() -> int:
+    """Return the width of the terminal that stderr is, 80 where that is not known."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
 def say(text: str) -> None:
-    """Print a line of progress on stderr."""
+    """Print a line of progress on stderr, after what stdout has to say before it."""
+    with contextlib.suppress(OSError, ValueError):  # a reader that has gone is told by the next print
+        sys.stdout.flush()
     print(f"mlflow: {text}", file=sys.stderr, flush=True)
 
 
@@ -91,7 +101,8 @@ class Waiting:
         if waited >= self._next:
             text = f"waiting for {self.what} ({waited:.0f} s){': ' + detail if detail else ''}"
             if colourful():
-                print(f"\r\033[Kmlflow: {text}", end="", file=sys.stderr, flush=True)
+                line = f"mlflow: {text}"[: columns() - 1]  # a line that wraps could not be changed
+                print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
                 self._next = waited + 0.5
             else:
                 say(text)

@@ -16,6 +16,7 @@ import sh
 
 from common.console import Failure, Problem, one_line
 from common.locks import alone
+from flow import fetching
 from flow.login import VENV_BIN, Login, child_environment
 from flow.submission import Submission, parse_dry_run
 from settings import action
@@ -47,6 +48,8 @@ async def neuro_flow(settings: Settings, login: Login, *words: str, **variables:
     except sh.ErrorReturnCode as error:
         said = [line.strip() for line in error.stdout.decode(errors="replace").splitlines() if line.strip()]
         last = redact(_reason(said))
+        if found := await asyncio.to_thread(fetching.explained, settings.flow_dir, " ".join(said)):
+            raise Failure(*found) from None
         raise Failure(
             Problem(
                 f"neuro-flow {words[0]} ended with exit code {error.exit_code}: {last}",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import subprocess
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from common.console import Failure, Problem
 from common.lazy import lazily
-from flow import references, submission
+from flow import fetching, references, submission
 from flow.submission import Submission
 from flow.workspace import Flow
 from settings import values
@@ -95,27 +93,5 @@ async def check_tools(flow: Flow) -> None:
             source = flow.settings.toolkit["flow_cli"].source
             fix = "take 24.12 or newer, or leave flow_cli empty for the toolkit's own"
             found.append(Problem(f"flow_cli is {' '.join(said.split())}", fix, source, warning=True))
-    live = live_file(flow.settings.flow_dir)
-    text = live.read_text(encoding="utf-8") if live else ""
-    for match in re.finditer(r"(?m)^\s*action:\s*[\"']?(gh:([\w.-]+/[\w.-]+)@([\w./-]+))", text):
-        if reason := await asyncio.to_thread(_unreachable, match[2], match[3]):
-            line = text.count("\n", 0, match.start(1)) + 1
-            fix = "neuro-flow fetches it over SSH: add a key to your GitHub account, and look at the tag"
-            found.append(
-                Problem(f"git cannot fetch {match[1]} ({reason})", fix, f"{live}:{line}", warning=True)
-            )
+    found += await asyncio.to_thread(fetching.warnings, flow.settings.flow_dir)
     stop_at_errors(found)
-
-
-def _unreachable(repository: str, reference: str) -> str:
-    """Return why git cannot find a tag or branch of a GitHub repository over SSH, or an empty string."""
-    command = ["git", "ls-remote", "--exit-code", f"git@github.com:{repository}.git", reference]
-    ssh = "ssh -o BatchMode=yes -o ConnectTimeout=10"
-    env = {"GIT_SSH_COMMAND": ssh, **os.environ, "GIT_TERMINAL_PROMPT": "0"}
-    try:
-        run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=20, check=False)
-    except subprocess.TimeoutExpired:
-        return "no answer in 20 s"
-    if run.returncode == 2:
-        return f"no tag or branch {reference}"
-    return "" if run.returncode == 0 else " ".join(run.stderr.split())[:200] or "git failed"

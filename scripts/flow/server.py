@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import shlex
 import time
 from typing import TYPE_CHECKING
@@ -18,8 +20,12 @@ from settings.layers import redact
 
 if TYPE_CHECKING:
     import aiohttp
+    import apolo_sdk
 else:
-    aiohttp = lazily("aiohttp")
+    aiohttp, apolo_sdk = lazily("aiohttp"), lazily("apolo_sdk")
+
+WORDS = "mlflow-server: "
+"""What the server's own lines in the log begin with, as in scripts/in_job."""
 
 
 def env_of(job: Job) -> dict[str, str]:
@@ -90,6 +96,23 @@ async def probe(flow: Flow, job: Job) -> str:
         return f"it does not answer: {error or type(error).__name__}"
 
 
+def starting(trouble: str, words: list[str]) -> str:
+    """Return what a server that does not answer yet is doing: its own last words, or what takes longest."""
+    if not re.match(r"it does not answer|it answers 50[234]\b", trouble):
+        return trouble
+    return f"starting: {words[-1]}" if words else "starting: imports MLflow"
+
+
+async def listen(flow: Flow, job: Job, words: list[str]) -> None:
+    """Add what the server says itself to `words` until the job ends; what cannot be read is not missed."""
+    rest = b""
+    with contextlib.suppress(aiohttp.ClientError, apolo_sdk.ClientError, ConnectionError):
+        async for chunk in flow.log(job, follow=True):
+            *lines, rest = (rest + chunk).split(b"\n")
+            said = (line.decode(errors="replace").strip() for line in lines)
+            words += [redact(text[len(WORDS) :]) for text in said if text.startswith(WORDS)]
+
+
 def exports(flow: Flow, job: Job) -> list[str]:
     """Return the shell lines that point an MLflow client at the server; a token is fetched, never written."""
     lines = [f"export MLFLOW_TRACKING_URI={shlex.quote(address(job))}"]
@@ -121,30 +144,34 @@ def who_gets_in(job: Job) -> str:
 
 
 def describe(flow: Flow, job: Job) -> str:
-    """Return the block that says where the server is, how to use it, where its data is and when it ends."""
+    """Return how to use the server, then where its data is and when it ends, in lines of 80 columns."""
     make, env = flow.settings.make, env_of(job)
     left = time_left(job)
     rows = [
-        ("address", address(job)),
         ("access", who_gets_in(job)),
-        ("this shell", f'eval "$({make("-s mlflow-env")})"    which means'),
-        *[("", line) for line in exports(flow, job)],
+        *[("means", line) for line in exports(flow, job)],
         *[("", line) for line in [missing_credentials(flow, job)] if line],
-        ("jobs of this flow", f"MLFLOW_TRACKING_URI: {inspected_uri(flow, job)}"),
-        ("", f"started with: {flow.login.neuro_flow} run JOB"),
         ("runs", redact(env.get("MLFLOW_BACKEND_STORE_URI", "")) or "on the volume of the artifacts"),
         ("artifacts", env.get("MLFLOW_ARTIFACTS_DESTINATION", "")),
     ]
     for volume in job.container.volumes:
-        kept = f" (on this machine in {flow.login.storage})" if flow.login.storage else ""
-        rows.append(("volume", f"{volume.container_path} is {volume.storage_uri}{kept}"))
+        rows.append(("volume", f"{volume.container_path} is {volume.storage_uri}"))
+        if flow.login.storage:
+            rows.append(("", f"on this machine in {flow.login.storage}"))
     for disk in job.container.disk_volumes:
         rows.append(("volume", f"{disk.container_path} is {disk.disk_uri}"))
     if left is not None:
         end = time.strftime("%F %H:%M", time.localtime(time.time() + left))
-        rows.append(("ends", f"{end}, in {format_duration(left)}; later with: {make('mlflow-extend')} BY=2d"))
+        rows.append(("ends", f"{end}, in {format_duration(left)}"))
+        rows.append(("later", f"{make('mlflow-extend')} BY=2d"))
     rows.append(("stop", make("mlflow-down")))
-    return "\n".join(f"  {name:18} {text}" for name, text in rows)
+    lines = [
+        flow.settings.eval_line(),
+        *(f"  {name:9}  {text}" for name, text in rows),
+        f"  for jobs of this flow, started with {flow.login.neuro_flow} run JOB:",
+        f"    MLFLOW_TRACKING_URI: {inspected_uri(flow, job)}",
+    ]
+    return "\n".join(lines)
 
 
 def inspected_uri(flow: Flow, job: Job) -> str:

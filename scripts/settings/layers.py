@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,6 +93,14 @@ class Settings:
         platform = self.toolkit["platform"]
         return f"make {target}" + (f" MLFLOW_PLATFORM={platform.value}" if platform.layer == MAKE else "")
 
+    def eval_line(self) -> str:
+        """Return the line for a shell that points a client at the server.
+
+        It reads our makefile alone: the user's own may print something of its own.
+        """
+        makefile = shlex.quote(os.path.relpath(TOOLKIT_DIR / "mlflow.mk"))
+        return f'eval "$({self.make(f"-s -f {makefile} mlflow-env")})"'
+
 
 def redact(value: str) -> str:
     """Return a value with passwords in URIs, and members of JSON objects that name a secret, replaced."""
@@ -159,6 +168,8 @@ def load(target: str = "") -> Settings:
         raise Failure(
             Problem(f"{ACTION} is missing", "restore it from the toolkit", str(TOOLKIT_DIR.parent / ACTION))
         )
+    below = action_file.absolute().is_relative_to(Path.cwd())
+    shown = action_file.absolute().relative_to(Path.cwd()) if below else ACTION
     action_text = action_file.read_text(encoding="utf-8")
     inputs = read_inputs(action_text)
     known = {**inputs, **TOOLKIT}
@@ -176,7 +187,7 @@ def load(target: str = "") -> Settings:
     ]
     merged: dict[str, Setting] = {}
     for name, entry in known.items():
-        source = f"{ACTION}:{entry.line}" if name in inputs else "default"
+        source = f"{shown}:{entry.line}" if name in inputs else "default"
         setting = Setting(name, entry.default or "", DEFAULT, source)
         for layer in layers:
             if name in layer:

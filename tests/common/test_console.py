@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from common import console
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -80,3 +88,37 @@ def test_short_waits_are_not_worth_a_word(capsys: pytest.CaptureFixture[str]) ->
         waiting.tick("pending")
         waiting.tick("pending")
     assert capsys.readouterr().err == "mlflow: waiting for the server (5 s): pending\n"
+
+
+@pytest.mark.parametrize("width", [20, 80, 200])
+def test_the_changing_line_fits_the_terminal(width: int) -> None:
+    code = (
+        "import os, sys; from common import console; console.Waiting._next = 0\n"
+        "waiting = console.Waiting('x' * 100); waiting._next = 0; waiting.tick('y' * 100)\n"
+    )
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name not in ("CI", "NO_COLOR")}
+    subprocess.run(
+        [sys.executable, "-c", code],
+        stderr=child,
+        env={**env, "PYTHONPATH": str(ROOT / "scripts")},
+        check=True,
+    )
+    os.close(child)
+    line = os.read(parent, 1000).decode().removeprefix("\r\x1b[K")
+    os.close(parent)
+    assert len(line) == width - 1 or width > len(line) > 150
+
+
+def test_what_stdout_says_comes_before_what_stderr_says_of_it() -> None:
+    code = "from common.console import say; print('a'); say('b'); print('c')"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
+        text=True,
+        check=True,
+    )
+    assert run.stdout == "a\nmlflow: b\nc\n"

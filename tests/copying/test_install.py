@@ -64,7 +64,7 @@ def test_there_and_back(host: Host) -> None:
     assert snapshot(host.root) == installed
     shown, err = host.uninstall()
     assert shown == out
-    assert "neuro: whether a server is running is not known: not logged in" in err
+    assert "neuro" not in err  # nobody has logged in to it
     assert snapshot(host.root) == before
 
 

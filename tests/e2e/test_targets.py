@@ -76,10 +76,16 @@ def test_logs(served: Clone) -> None:
 
 
 def test_env_points_a_client_at_the_server(served: Clone) -> None:
-    shell = 'eval "$(make -s mlflow-env MLFLOW_PLATFORM=local)" && printf %s "$MLFLOW_TRACKING_URI"'
+    line = served.local("mlflow-up")[0].splitlines()[1]  # as it says itself, whatever the Makefile prints
+    assert line == 'eval "$(make -s -f scripts/mlflow.mk mlflow-env MLFLOW_PLATFORM=local)"'
+    makefile = served.path / "Makefile"
+    before = makefile.read_text()
+    makefile.write_text(before + "$(info hello)\nMAKEFLAGS += --trace\n")
+    shell = f'{line} && printf %s "$MLFLOW_TRACKING_URI"'
     run = subprocess.run(
         ["bash", "-c", shell], cwd=served.path, env=served.env, capture_output=True, text=True, check=True
     )
+    makefile.write_text(before)
     assert run.stdout == served.up()
 
 
@@ -204,7 +210,7 @@ def test_check_looks_at_the_tools(clone: Clone) -> None:
     ssh = {"GIT_SSH_COMMAND": "false"}  # no test asks GitHub
     _, err = clone.local("mlflow-check", f"MLFLOW_FLOW_CLI={old}", code=0, **ssh)
     assert "warning: make command line: flow_cli is neuro-flow 22.7.1; take 24.12 or newer" in err
-    assert re.search(r"warning: \.neuro/live\.yaml:\d+: git cannot fetch gh:nobody/nothing@v1 \(", err)
+    assert re.search(r"warning: \.neuro/live\.yaml:\d+: git cannot fetch gh:nobody/nothing@v1; ", err)
     assert err.endswith("mlflow: no error found\n")
 
 
