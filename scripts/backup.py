@@ -11,7 +11,7 @@ from typing import Any
 import yarl
 
 from common import console
-from common.console import Failure, Problem, say
+from common.console import UNCHANGED, Failure, Problem, say
 from flow.store_task import Task
 from flow.workspace import Flow, open_flow
 from settings import problems
@@ -68,10 +68,15 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-async def backup(settings: Settings, to: Path | None, *, artifacts: bool) -> None:
-    """Make a backup on the server's volume, and fetch it where asked to."""
+async def backup(settings: Settings, to: Path | None, *, artifacts: bool, dry_run: bool) -> None:
+    """Make a backup on the server's volume, and fetch it where asked to; with `dry_run` only show of what."""
     async with open_flow(settings, will_run=True) as flow:
-        task = await Task.prepare(flow)
+        task = await Task.prepare(flow, dry_run=dry_run)
+        if dry_run:
+            await task.look("back up")
+            print(f"  to       {task.backups.uri}" + (f", and {to}" if to else ""))
+            say(UNCHANGED)
+            return
         made: dict[str, Any] = await task.run("backup", artifacts=artifacts)
         name = made["name"]
         print(f"backup: {name} ({made['size']:,} bytes, MLflow {made['mlflow']}, schema {made['schema']})")
@@ -91,7 +96,14 @@ def main() -> None:
     """Run the target."""
     settings = problems.begin("backup")
     artifacts = yes("MLFLOW_BACKUP_ARTIFACTS")
-    asyncio.run(backup(settings, destination(os.environ.get("TO", "")), artifacts=artifacts))
+    asyncio.run(
+        backup(
+            settings,
+            destination(os.environ.get("TO", "")),
+            artifacts=artifacts,
+            dry_run=yes("MLFLOW_DRY_RUN"),
+        )
+    )
 
 
 if __name__ == "__main__":

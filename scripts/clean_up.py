@@ -14,11 +14,12 @@ from settings.layers import Settings
 from settings.variables import yes
 
 
-async def clean_up(settings: Settings, older_than: int, *, force: bool) -> None:
+async def clean_up(settings: Settings, older_than: int, *, force: bool, dry_run: bool) -> None:
     """Show, and with `force` remove, what was deleted at least `older_than` seconds ago."""
     async with open_flow(settings, will_run=True) as flow:
-        task = await Task.prepare(flow)
-        done = await task.run("gc", older_than=older_than, force=force)
+        task = await Task.prepare(flow, dry_run=dry_run)
+        only_look = {"dry_run": True} if dry_run else {}
+        done = await task.run("gc", older_than=older_than, force=force, **only_look)
         found, totals = done["found"], done["totals"]
         age = f" for {format_duration(older_than)} or longer" if older_than else ""
         numbers = {kind: totals[kind] for kind in ("run", "model", "experiment") if totals[kind]}
@@ -48,7 +49,9 @@ def main() -> None:
         older_than = parse_duration(text) if text else 0
     except ValueError as error:
         raise Failure(Problem(f"OLDER_THAN: {error}", "write OLDER_THAN=30d", "make command line")) from None
-    asyncio.run(clean_up(settings, older_than, force=yes("MLFLOW_FORCE")))
+    dry_run = yes("MLFLOW_DRY_RUN")
+    force = yes("MLFLOW_FORCE") and not dry_run
+    asyncio.run(clean_up(settings, older_than, force=force, dry_run=dry_run))
 
 
 if __name__ == "__main__":

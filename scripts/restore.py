@@ -16,7 +16,7 @@ import yarl
 
 from backup import file_sha256
 from common import console
-from common.console import Failure, Problem, say
+from common.console import UNCHANGED, Failure, Problem, say
 from flow.store_task import Task
 from flow.workspace import Flow, open_flow
 from settings import problems
@@ -95,6 +95,29 @@ async def locate(flow: Flow, task: Task, source: str) -> str:
     raise Failure(Problem(what, fix, "make command line"))
 
 
+async def show(flow: Flow, source: str, *, force: bool) -> None:
+    """Show what would be restored, and what instead of.
+
+    Raises:
+        Failure: there is no such backup, or the store cannot be read.
+    """
+    task = await Task.prepare(flow, dry_run=True)
+    local = Path(source).expanduser()
+    there = not (source and local.is_file())
+    name = await locate(flow, task, source) if there else ""
+    found = await task.look("restore", name)
+    if there:
+        print(f"  from     {task.backups.uri / name}")
+        print(f"  which    holds {found['backup']}; {found['artifacts']:,} artifacts")
+    else:
+        print(f"  from     {local}, {local.stat().st_size:,} bytes, which would be uploaded and verified")
+    if not found["new"]:
+        print("  before   what is there would be kept beside" if force else "  needs    MLFLOW_FORCE=yes")
+    if flow.job:
+        print(f"  stops    job {flow.job.id}, and starts the server again")
+    say(UNCHANGED)
+
+
 async def restore(settings: Settings, source: str, *, force: bool) -> None:
     """Restore a backup; a server that runs is stopped for it, and started again however it ends."""
     async with open_flow(settings, will_run=True) as flow:
@@ -123,6 +146,12 @@ async def restore(settings: Settings, source: str, *, force: bool) -> None:
             await bring_up(flow)
 
 
+async def dry_run(settings: Settings, source: str, *, force: bool) -> None:
+    """Show what the target would do."""
+    async with open_flow(settings, will_run=True) as flow:
+        await show(flow, source, force=force)
+
+
 async def again(flow: Flow, failure: BaseException) -> None:
     """Start the server again after a restore that has failed.
 
@@ -140,7 +169,11 @@ async def again(flow: Flow, failure: BaseException) -> None:
 def main() -> None:
     """Run the target."""
     settings = problems.begin("restore")
-    asyncio.run(restore(settings, os.environ.get("FROM", ""), force=yes("MLFLOW_FORCE")))
+    source, force = os.environ.get("FROM", ""), yes("MLFLOW_FORCE")
+    if yes("MLFLOW_DRY_RUN"):
+        asyncio.run(dry_run(settings, source, force=force))
+    else:
+        asyncio.run(restore(settings, source, force=force))
 
 
 if __name__ == "__main__":

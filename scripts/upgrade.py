@@ -6,11 +6,12 @@ import asyncio
 from typing import Any
 
 from common import console
-from common.console import Failure, Problem, say
+from common.console import UNCHANGED, Failure, Problem, say
 from flow.store_task import Task
 from flow.workspace import Flow, open_flow
 from settings import problems
 from settings.layers import Settings
+from settings.variables import yes
 from up import bring_up
 
 
@@ -36,9 +37,24 @@ async def start(flow: Flow, task: Task, done: dict[str, Any]) -> None:
         raise Failure(*failure.problems, Problem(what, fix), code=failure.code) from None
 
 
-async def upgrade(settings: Settings) -> None:
-    """Upgrade the store with the server stopped, then start the server."""
+async def show(flow: Flow) -> None:
+    """Show what would be done to the store."""
+    found = await (await Task.prepare(flow, dry_run=True)).look("upgrade")
+    print(f"  schema   {'is of an older MLflow' if found['upgrade'] else 'is up to date'}")
+    if found["moves"]:
+        print("  moves    the artifacts, away from the database into the folder artifacts")
+    if flow.job:
+        restarts = "stops, and starts again" if found["upgrade"] or found["moves"] else "goes on"
+        print(f"  server   job {flow.job.id} {restarts}")
+    say(UNCHANGED)
+
+
+async def upgrade(settings: Settings, *, dry_run: bool) -> None:
+    """Upgrade the store with the server stopped, then start the server; with `dry_run` only show that."""
     async with open_flow(settings, will_run=True) as flow:
+        if dry_run:
+            await show(flow)
+            return
         task = await Task.prepare(flow)
         found = await task.run("upgrade", check=True)
         if found["stayed"]:
@@ -75,7 +91,7 @@ async def upgrade(settings: Settings) -> None:
 def main() -> None:
     """Run the target."""
     settings = problems.begin("upgrade")
-    asyncio.run(upgrade(settings))
+    asyncio.run(upgrade(settings, dry_run=yes("MLFLOW_DRY_RUN")))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from flow.store_guard import require_same_store
 from flow.submission import Submission
 from flow.workspace import Flow, Job, state_of, tags
 from settings.layers import redact
-from settings.values import sqlite_path
+from settings.values import one_slash, sqlite_path
 
 if TYPE_CHECKING:
     import apolo_sdk
@@ -55,7 +55,8 @@ def backups_of(flow: Flow, submission: Submission, project: str) -> Backups:
     That is `backups` beside the artifacts or the database. A volume that is the artifacts destination, or no
     volume at all, leaves a folder of its own on the storage.
     """
-    destination = submission.env.get("MLFLOW_ARTIFACTS_DESTINATION", "").removeprefix("file://").rstrip("/")
+    destination = one_slash(submission.env.get("MLFLOW_ARTIFACTS_DESTINATION", ""))
+    destination = destination.removeprefix("file://").rstrip("/")
     database = sqlite_path(submission.env.get("MLFLOW_BACKEND_STORE_URI", "")) or ""
     volumes = [v for v in flow.client.parse.volumes(submission.volumes).volumes if not v.read_only]
 
@@ -98,8 +99,8 @@ class Task:
         self.backups = backups_of(flow, submission, self._tags["project"])
 
     @classmethod
-    async def prepare(cls, flow: Flow) -> Task:
-        """Return the task that today's settings mean.
+    async def prepare(cls, flow: Flow, *, dry_run: bool = False) -> Task:
+        """Return the task that today's settings mean; with `dry_run` its job may only look.
 
         Raises:
             Failure: the settings or the platform are not as a server needs them.
@@ -108,8 +109,31 @@ class Task:
         async with flow.rendered():
             submission = await flow.evaluate()
         await check_submission(flow, submission)
-        await flow.make_folders(submission)
+        if not dry_run:
+            await flow.make_folders(submission)
         return cls(flow, submission)
+
+    async def look(self, what: str, source: str = "") -> dict[str, Any]:
+        """Print what the store holds that something would be done to, and return what look.py has found.
+
+        Raises:
+            Failure: it cannot be read, or is not there yet.
+        """
+        for reference in filter(lambda volume: volume.startswith("storage:"), self.submission.volumes):
+            uri = self.flow.client.parse.volume(reference).storage_uri
+            try:
+                await self.flow.client.storage.stat(uri)
+            except apolo_sdk.ResourceNotFound:
+                fix = f"`{self.flow.settings.make('mlflow-up')}` makes it"
+                raise Failure(Problem(f"there is no store yet: {uri} is not there", fix)) from None
+        found = await self.run("look", dry_run=True, **({"from": source} if source else {}))
+        print(f"would {what}: {found['store']}")
+        print(f"  holds    {found['holds']}")
+        if found["bytes"] is not None:
+            print(f"  size     {found['bytes']:,} bytes")
+        if found["unfinished"]:
+            print("  before   finishes or undoes what was interrupted")
+        return found
 
     async def run(self, what: str, **task: Any) -> dict[str, Any]:
         """Do `what` (a task of store_job.py) in a job, show its words, and return its result.
@@ -136,8 +160,9 @@ class Task:
         volumes = await volumes_of(flow, submission.volumes)
         env = parse.envs([f"{k}={v}" for k, v in submission.env.items()])
         mounted = list(volumes.volumes)
-        if self.backups.volume:
+        if self.backups.volume and not task.get("dry_run"):
             await flow.client.storage.mkdir(self.backups.uri, parents=True, exist_ok=True)
+        if self.backups.volume and (not task.get("dry_run") or task.get("from")):
             mounted.append(self.backups.volume)
         name = job_name(self._tags["project"])
         try:

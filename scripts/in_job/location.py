@@ -18,6 +18,11 @@ DRIVERS = {  # SQLAlchemy's name of a driver and its module, in order of prefere
 }
 
 
+def one_slash(place: str) -> str:
+    """Return a path, or the URI of a file, with one `/` where several begin its path."""
+    return re.sub(r"(?i)^(sqlite(?:\+\w+)?:///(?:file:)?|file://)?/+", r"\1/", place)
+
+
 def is_remote(destination: str) -> bool:
     """Tell whether an artifacts destination is an object store, not a folder."""
     return re.match(r"[A-Za-z][\w+.-]*:", destination) is not None
@@ -80,8 +85,8 @@ def store_path(uri: str) -> Path | None:
 
 def locate(env: MutableMapping[str, str]) -> tuple[str, str]:
     """Return the backend store's URI and the artifacts destination that the settings mean."""
-    destination = re.sub("^file://", "", env.get("MLFLOW_ARTIFACTS_DESTINATION", ""))
+    destination = re.sub("^file://", "", one_slash(env.get("MLFLOW_ARTIFACTS_DESTINATION", "")))
     if not destination:
         raise Problem("artifacts_destination is empty: set it to a folder on a volume, or to s3://…")
-    uri = env.get("MLFLOW_BACKEND_STORE_URI", "").strip() or choose_backend(destination)
+    uri = one_slash(env.get("MLFLOW_BACKEND_STORE_URI", "").strip()) or choose_backend(destination)
     return (uri if store_path(uri) else sql_uri(uri)), destination

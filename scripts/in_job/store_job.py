@@ -17,6 +17,7 @@ from typing import Any
 from in_job.backup import back_up
 from in_job.backup_file import part_of
 from in_job.clean_up import clean_up
+from in_job.look import look
 from in_job.recovery import recover
 from in_job.restore import restore
 from in_job.store import Store
@@ -32,6 +33,7 @@ TASKS: dict[str, Callable[[Store, Path, dict[str, Any]], dict[str, Any]]] = {
     "upgrade": upgrade,
     "undo": undo,
     "gc": clean_up,
+    "look": look,
 }
 
 
@@ -42,9 +44,13 @@ def main() -> int:
     try:
         task = json.loads(os.environ["MLFLOW_STORE_TASK"])
         store, folder = Store(dict(os.environ)), Path(task["backups"])
-        with store.alone():
-            part_of(store, folder).unlink(missing_ok=True)  # a job that was killed has left it
-            result = recover(store, folder, task) or TASKS[task["do"]](store, folder, task)
+        do = TASKS[task["do"]]
+        if task.get("dry_run"):  # changes nothing, not even what a job that was killed has left
+            result = do(store, folder, task)
+        else:
+            with store.alone():
+                part_of(store, folder).unlink(missing_ok=True)  # a job that was killed has left it
+                result = recover(store, folder, task) or do(store, folder, task)
     except Exception as error:
         result = {"error": redact(explain(error))}
     except SystemExit as error:

@@ -167,6 +167,14 @@ def _extra_params(value: str) -> str:
     return ""
 
 
+def one_slash(place: str) -> str:
+    """Return a path, or the URI of a file, with one `/` where several begin its path; as the job reads it.
+
+    `sqlite:////${{ volumes.x.mount }}/mlflow.db`, which was published as an example, has five.
+    """
+    return re.sub(r"(?i)^(sqlite(?:\+\w+)?:///(?:file:)?|file://)?/+", r"\1/", place)
+
+
 def _artifacts_destination(value: str) -> str:
     if not value:
         return "set it to a folder on a mounted volume, or to s3://, gs:// or wasbs://"
@@ -176,6 +184,7 @@ def _artifacts_destination(value: str) -> str:
 
 
 def _backend_store_uri(value: str) -> str:
+    value = one_slash(value)
     scheme, sep, rest = value.partition("://")
     if not value or value.startswith(("secret:", "/")):
         return ""
@@ -252,7 +261,7 @@ class Mount:
 def mounts(volumes: str) -> list[Mount]:
     """Return what a well-formed JSON list of references mounts."""
     found = filter(None, (REFERENCE.fullmatch(reference) for reference in json.loads(volumes)))
-    return [Mount(match[1], match["path"], match["mode"] == "ro") for match in found]
+    return [Mount(match[1], one_slash(match["path"]), match["mode"] == "ro") for match in found]
 
 
 def references(volumes: str) -> list[str]:
@@ -268,7 +277,7 @@ def holder(path: str, mounted: list[Mount]) -> Mount | None:
 
 def sqlite_path(uri: str) -> str:
     """Return the path of a well-formed SQLite URI, else an empty string."""
-    match = re.match(r"sqlite(?:\+\w+)?:///(?:file:)?(/[^?]*)", uri)
+    match = re.match(r"sqlite(?:\+\w+)?:///(?:file:)?(/[^?]*)", one_slash(uri))
     return match[1] if match else ""
 
 
@@ -285,8 +294,8 @@ def secret_references(values: dict[str, str]) -> Iterator[tuple[str, str]]:
 def together(values: dict[str, str]) -> Iterator[Finding]:
     """Yield what is wrong with well-formed values taken together."""
     mounted = mounts(values["volumes"])
-    destination = values["artifacts_destination"].removeprefix("file://")
-    backend = values["backend_store_uri"]
+    destination = one_slash(values["artifacts_destination"]).removeprefix("file://")
+    backend = one_slash(values["backend_store_uri"])
     database = sqlite_path(backend)
     store = database or (backend.removeprefix("file://") if re.match(r"/|file://", backend) else "")
     where = "mount a volume there, or choose a folder below " + (
