@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[1]
 def pytest_configure() -> None:
     """Let what the tests start and interrupt be interrupted: a `make test &` in a script ignores ^C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A local platform that a test has started itself lasts until the test stops it, however long it is idle.
+    os.environ["LOCAL_PLATFORM_IDLE"] = "3600"
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,8 @@ import contextlib
 import json
 import logging
 import os
+import secrets as random
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from typing import Any
@@ -15,9 +17,9 @@ from .auth import Auth
 from .gate import Gate
 from .jobs import Job, is_minutes
 from .manager import Manager
-from .names import CLUSTER, ORG, PROJECT, USER, ApiError
+from .names import CLUSTER, USER, ApiError
 from .platform_config import PRESETS, config
-from .project_stores import Disks, Flows, Secrets, body, check_project
+from .project_stores import Disks, Flows, Secrets, body
 from .state import State
 from .storage import NDJSON, Storage
 
@@ -38,12 +40,15 @@ class Api:
         self._manager = manager
         self._gate = gate
         self.url = ""
-        storage = Storage(state.storage, f"{PREFIX}/storage")
+        self._requests = 0  # that are being answered
+        self._last = time.monotonic()
+        storage = Storage(state, f"{PREFIX}/storage")
         flows = Flows(state)
         self.app = web.Application(middlewares=[self._errors], client_max_size=2**24)
         self.app.add_routes(
             [
                 web.get("/ping", self._ping),
+                web.get("/v2/_catalog", self._images),
                 *(
                     web.route(method, PREFIX + path, handler)
                     for method, path, handler in (
@@ -75,9 +80,15 @@ class Api:
             ]
         )
 
+    @property
+    def quiet(self) -> float:
+        """Seconds for which nobody has asked for anything."""
+        return 0.0 if self._requests else time.monotonic() - self._last
+
     @web.middleware
     async def _errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let only bearers of the token in; answer errors as `{"error": …}`, for websockets in a header."""
+        self._requests += 1
         try:
             if request.path != "/ping":  # which says nothing to strangers
                 self._auth.bearer(request)
@@ -99,6 +110,9 @@ class Api:
             log.exception("%s %s", request.method, request.path)
             status, errno = 400, None
             text = f"the local platform made a mistake; see {self._state.root / 'platform.log'}"
+        finally:
+            self._requests -= 1
+            self._last = time.monotonic()
         data = {"error": text, **({"errno": errno} if errno else {})}
         header = text.encode("ascii", "replace").decode().replace("\n", " ").replace("\r", " ")
         return web.json_response(data, status=status, headers={"X-Error": header})
@@ -113,6 +127,10 @@ class Api:
 
     async def _config(self, _request: web.Request) -> web.Response:
         return web.json_response(config(self.url))
+
+    async def _images(self, _request: web.Request) -> web.Response:
+        """Tell the registry's images: there is none to push to, so it has none (images.yaml maps names)."""
+        return web.json_response({"repositories": []})
 
     async def _capacity(self, _request: web.Request) -> web.Response:
         """Tell how many more jobs of each preset there can be: presets limit nothing here."""
@@ -129,8 +147,8 @@ class Api:
             and query.get("name") in (None, "", job.name)
             and _among(query.getall("owner", []), USER)
             and _among(query.getall("cluster_name", []), CLUSTER)
-            and _among(query.getall("org_name", []), ORG)
-            and _among(query.getall("project_name", []), PROJECT)
+            and _among(query.getall("org_name", []), job.project.org)
+            and _among(query.getall("project_name", []), job.project.name)
             and (since is None or job.created_at >= since)
             and (until is None or job.created_at <= until)
         ]
@@ -148,7 +166,6 @@ class Api:
         data = await body(request)
         if "from_preset" not in request.query:
             raise ApiError(400, "the local platform runs jobs from a preset only (POST /jobs?from_preset)")
-        check_project(data)
         if data.get("privileged"):
             raise ApiError(400, "privileged: the local platform runs no privileged jobs")
         return web.json_response((await self._manager.create(data)).to_api(), status=202)
@@ -160,13 +177,13 @@ class Api:
         return web.json_response(self._job(request).to_api())
 
     async def _delete(self, request: web.Request) -> web.Response:
-        self._manager.cancel(self._job(request))
+        await self._manager.cancel(self._job(request))
         return web.Response(status=204)
 
     async def _extend(self, request: web.Request) -> web.Response:
         data, job = await body(request), self._job(request)
         minutes = data.get("additional_max_run_time_minutes")
-        if not minutes or not is_minutes(minutes):
+        if not is_minutes(minutes):
             raise ApiError(400, f"additional_max_run_time_minutes {minutes!r} is not a number of minutes")
         if not job.active:
             raise ApiError(400, f"job {job.id} is over ({job.status})")
@@ -191,11 +208,13 @@ class Api:
     async def _log(self, request: web.Request) -> web.StreamResponse:
         """Send the log in binary frames and close at its end; `since` and `timestamps` are ignored."""
         output = self._manager.output(self._job(request))
+        # A client that expects a line between old and new says which; others get one that no job has written.
+        separator = request.query.get("separator", f"=== Live logs ==={random.token_hex(30)}")
         socket = web.WebSocketResponse(heartbeat=30)
         await socket.prepare(request)
 
         async def send() -> None:
-            async for data in output.follow():
+            async for data in output.follow(separator.encode()):
                 await socket.send_bytes(data)
 
         return await _while_open(socket, send())

@@ -1,5 +1,7 @@
 """Who may call: JSON web tokens signed with a key of this state folder."""
 
+import base64
+import contextlib
 import hashlib
 import hmac
 import os
@@ -16,6 +18,9 @@ from .state import State, write_atomic
 #: The stored login counts a token as valid for three years; after that the platform makes new ones.
 TOKEN_SECONDS = 3 * 365 * 24 * 3600
 COOKIE_SECONDS = 12 * 3600
+
+
+NOTHING_GIVEN = "there is no token: a header `Authorization: Bearer TOKEN` with this platform's is needed"
 
 
 class Auth:
@@ -62,9 +67,15 @@ class Auth:
     def bearer(self, request: web.BaseRequest) -> None:
         """Let a request pass that carries this platform's token; ApiError 401 otherwise."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise ApiError(401, "an Authorization header with this platform's bearer token is needed")
-        self.verify(token.strip(), "api")
+        token = token.strip()
+        if scheme.lower() == "basic" and request.path.startswith("/v2/"):  # as registries are asked
+            with contextlib.suppress(ValueError):
+                token = base64.b64decode(token).decode().partition(":")[2]
+        elif scheme.lower() != "bearer":
+            token = ""
+        if not token:
+            raise ApiError(401, NOTHING_GIVEN)
+        self.verify(token, "api")
 
     def fingerprint(self, *texts: str) -> str:
         """Tell whether texts changed without keeping them: a keyed hash."""

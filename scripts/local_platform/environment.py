@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from . import rewriting
 from .images import Image
 from .jobs import Job
-from .names import CLUSTER, NAMESPACE, ORG, PROJECT, USER, internal_hosts, uri_path
+from .names import CLUSTER, NAMESPACE, USER, Project, internal_hosts, uri_path
 from .runner import Mount, Spec, StartError
 
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -40,9 +40,9 @@ class Place:
 class Resources:
     """Where a job's volumes and secrets come from; the functions return None for what does not exist."""
 
-    storage: Callable[[list[str]], Path]
-    disk: Callable[[str], Path | None]
-    secret: Callable[[str], bytes | None]
+    storage: Callable[[Project, list[str]], Path]
+    disk: Callable[[Project, str], Path | None]
+    secret: Callable[[Project, str], bytes | None]
     token: str
     api_url: str
 
@@ -53,13 +53,15 @@ def build(job: Job, image: Image, place: Place, resources: Resources) -> Spec:
     for name in ("home", "work", "root", "secrets"):
         (place.folder / name).mkdir(mode=0o700, exist_ok=True)
     mounts = _mounts(job, place, resources)
-    argv = shlex.split(request["entrypoint"]) if request.get("entrypoint") else list(image.entrypoint)
+    env = _variables(job, place, resources)
+    argv = shlex.split(request.get("entrypoint") or "")
+    argv = argv or list(image.entrypoint)
     argv += shlex.split(request.get("command") or "")
     if not argv:
         raise StartError(
             "ContainerCannotRun", f"image {request['image']!r} has no command of its own: give one"
         )
-    env = _variables(job, image, place, resources)
+    env = {**_machine(image, place), **env}
     cwd = request.get("working_dir") or str(place.folder / "work")
     argv = [rewriting.addresses(word, place.moved) for word in argv]
     env = {name: rewriting.addresses(value, place.moved) for name, value in env.items()}
@@ -79,7 +81,12 @@ def build(job: Job, image: Image, place: Place, resources: Resources) -> Spec:
 def _mounts(job: Job, place: Place, resources: Resources) -> list[Mount]:
     mounts = []
     for volume in job.request.get("volumes") or []:
-        path = resources.storage(uri_path(volume["src_storage_uri"], "storage"))
+        project, parts = uri_path(volume["src_storage_uri"], "storage")
+        if project != job.project:
+            raise StartError(
+                "Error", f"403 project mismatch: {volume['src_storage_uri']} is not of project {job.project}"
+            )
+        path = resources.storage(project, parts)
         if not path.exists():
             raise StartError(
                 "Error",
@@ -88,18 +95,16 @@ def _mounts(job: Job, place: Place, resources: Resources) -> list[Mount]:
             )
         mounts.append(Mount(str(path), _target(volume), bool(volume.get("read_only"))))
     for volume in job.request.get("disk_volumes") or []:
-        disk = uri_path(volume["src_disk_uri"], "disk")[0]
-        folder = resources.disk(disk)
+        project, (disk,) = uri_path(volume["src_disk_uri"], "disk")
+        folder = resources.disk(project, disk) if project == job.project else None
         if folder is None:
-            raise StartError(
-                "DiskUnavailable", f"disk {disk} does not exist; apolo disk ls shows those that do"
-            )
+            raise StartError("Error", f"Missing disks: '{disk}'")
         mounts.append(Mount(str(folder), _target(volume), bool(volume.get("read_only"))))
     for number, volume in enumerate(job.request.get("secret_volumes") or []):
         file = place.folder / "secrets" / str(number)
         file.unlink(missing_ok=True)
         file.touch(0o600)
-        file.write_bytes(_secret(uri_path(volume["src_secret_uri"], "secret")[0], resources))
+        file.write_bytes(_secret(job, volume["src_secret_uri"], resources))
         mounts.append(Mount(str(file), _target(volume), True))
     return mounts
 
@@ -108,15 +113,16 @@ def _target(volume: Mapping[str, str]) -> str:
     return str(PurePosixPath(volume["dst_path"]))
 
 
-def _secret(key: str, resources: Resources) -> bytes:
-    value = resources.secret(key)
+def _secret(job: Job, uri: str, resources: Resources) -> bytes:
+    project, (key,) = uri_path(uri, "secret")
+    value = resources.secret(project, key) if project == job.project else None
     if value is None:
-        raise StartError("Error", f"Missing secrets: '{key}'; add it with: apolo secret add {key} VALUE")
+        raise StartError("Error", f"Missing secrets: '{key}'")
     return value
 
 
-def _variables(job: Job, image: Image, place: Place, resources: Resources) -> dict[str, str]:
-    request, hosts = job.request, internal_hosts(job.id, job.name)
+def _machine(image: Image, place: Place) -> dict[str, str]:
+    """Return what the machine and the image bring along; no `$` of it is replaced."""
     env = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
     for name in ("NO_PROXY", "no_proxy"):  # jobs are not to be looked for behind a proxy
         env[name] = ",".join(
@@ -126,8 +132,17 @@ def _variables(job: Job, image: Image, place: Place, resources: Resources) -> di
     env["PATH"] = f"{image.bin}:{SYSTEM_PATH}"
     # A server is to be reached by the platform's ingress and by other jobs, not from the network.
     env["MLFLOW_HOST"] = place.address
-    env |= image.env
-    env |= {
+    return env | image.env
+
+
+def _variables(job: Job, place: Place, resources: Resources) -> dict[str, str]:
+    """
+    Return the job's own variables: those that `$(NAME)` names in its command, and in what follows in `env`.
+
+    The platform's win over the user's; what comes from a secret stays as it is.
+    """
+    request, hosts = job.request, internal_hosts(job.id, job.name, job.project)
+    own = {
         "NEURO_JOB_ID": job.id,
         "NEURO_JOB_NAME": job.name or "",
         "NEURO_JOB_OWNER": USER,
@@ -138,19 +153,20 @@ def _variables(job: Job, image: Image, place: Place, resources: Resources) -> di
         "NEURO_JOB_HTTP_AUTH": "True" if (request.get("http") or {}).get("requires_auth") else "",
         "NEURO_JOB_PRESET": request["preset_name"],
     }
-    env |= request.get("env") or {}
     if request.get("pass_config"):
         config = {"token": resources.token, "cluster": CLUSTER, "url": resources.api_url}
-        config |= {"org_name": ORG, "project_name": PROJECT}
+        config |= {"org_name": job.project.org, "project_name": job.project.name}
         encoded = base64.b64encode(json.dumps(config).encode()).decode()
-        env |= dict.fromkeys(PASSED_CONFIG, encoded)
+        own |= dict.fromkeys(PASSED_CONFIG, encoded)
+    secrets = {}
     for name, uri in (request.get("secret_env") or {}).items():
-        key = uri_path(uri, "secret")[0]
-        value = _secret(key, resources)
         try:
-            env[name] = value.decode()
+            secrets[name] = _secret(job, uri, resources).decode()
         except UnicodeDecodeError as error:
-            raise StartError("Error", f"secret {key!r} is not text: mount it as a file") from error
-        if "\0" in env[name]:
-            raise StartError("Error", f"secret {key!r} holds a NUL byte: mount it as a file")
-    return env
+            raise StartError("Error", f"{uri} is not text: mount it as a file") from error
+        if "\0" in secrets[name]:
+            raise StartError("Error", f"{uri} holds a NUL byte: mount it as a file")
+    env: dict[str, str] = {}
+    for name, value in (request.get("env") or {}).items():
+        env[name] = value
+    return {**env, **secrets, **own}

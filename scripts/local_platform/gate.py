@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 from aiohttp import web
 from multidict import CIMultiDict
 
-from .auth import COOKIE_SECONDS, Auth
+from .auth import COOKIE_SECONDS, NOTHING_GIVEN, Auth
 from .names import ApiError
 
 LOGIN_PATH = "/.local-platform/login"
@@ -45,12 +45,13 @@ class Gate:
         if request.rel_url.raw_path == LOGIN_PATH:
             return self._login(request, port)
         try:
+            cookie = _cookies(request.headers.get("Cookie", "")).get(_name(port))
             if request.headers.get("Authorization", "").lower().startswith("bearer "):
                 self._auth.bearer(request)
+            elif cookie is None:
+                raise ApiError(401, NOTHING_GIVEN)
             else:
-                self._auth.verify(
-                    _cookies(request.headers.get("Cookie", "")).get(_name(port), ""), _use(port)
-                )
+                self._auth.verify(cookie, _use(port))
         except ApiError as error:
             return _unauthorized(request, str(error))
         return None

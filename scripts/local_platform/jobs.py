@@ -7,9 +7,20 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
-from .names import CLUSTER, NAMESPACE, ORG, PROJECT, USER, ApiError, internal_hosts, public_hosts, uri_path
+from .names import (
+    CLUSTER,
+    HOME,
+    NAMESPACE,
+    USER,
+    ApiError,
+    Project,
+    internal_hosts,
+    project_of,
+    public_hosts,
+    uri_path,
+)
 from .platform_config import PRESETS
 
 ACTIVE = ("pending", "running")
@@ -46,10 +57,18 @@ class Job:
     restarts: int = 0
     max_run_time_minutes: float | None = None
     ingress_port: int | None = None
+    materialized: bool = False  # whether there is a process of it, which may be so after its end
+
+    @property
+    def project(self) -> Project:
+        """The project that the job is of; a record of before there were others names none."""
+        return Project(
+            self.request.get("org_name") or HOME.org, self.request.get("project_name") or HOME.name
+        )
 
     @property
     def name(self) -> str | None:
-        """The job's name, unique among the active jobs."""
+        """The job's name, unique among the active jobs of the project."""
         return self.request.get("name") or None
 
     @property
@@ -86,9 +105,14 @@ class Job:
     def become(
         self, status: str, reason: str = "", description: str = "", exit_code: int | None = None
     ) -> None:
-        """Note a transition."""
-        item = {"status": status, "reason": reason, "description": description, "exit_code": exit_code}
-        self.statuses.append({**item, "at": time.time()})
+        """Note a transition. What is empty is null to the API, and an exit code that is None is not there."""
+        item: dict[str, Any] = {
+            "status": status,
+            "reason": reason or None,
+            "description": description or None,
+            "at": time.time(),
+        }
+        self.statuses.append(item if exit_code is None else {**item, "exit_code": exit_code})
 
     def record(self) -> dict[str, Any]:
         """Return what is stored."""
@@ -97,48 +121,51 @@ class Job:
     def to_api(self) -> dict[str, Any]:
         """Return the job as the API shows it; the required keys are those that apolo-sdk reads."""
         last = self.statuses[-1]
-        internal = internal_hosts(self.id, self.name)
+        internal = internal_hosts(self.id, self.name, self.project)
         preset = PRESETS.get(self.request["preset_name"], PRESETS["cpu-small"])  # an old record's may be gone
         container = {key: self.request[key] for key in _CONTAINER_FIELDS if self.request.get(key)}
+        container = {"env": {}, "volumes": [], **container}
+        if self.request.get("http"):
+            container["http"] = {"health_check_path": "/", "requires_auth": False, **self.request["http"]}
         container["resources"] = {
             "cpu": preset["cpu"],
             "memory": preset["memory"],
             "shm": bool((self.request.get("resources") or {}).get("shm")),
         }
         history = {
-            **{key: last[key] for key in ("status", "reason", "description", "exit_code")},
+            **_to_api(last),
             "created_at": _iso(self.created_at),
-            "started_at": _iso(self.started_at),
-            "finished_at": _iso(self.finished_at),
-            "run_time_seconds": int(self.run_time),
+            "run_time_seconds": self.run_time,
             "restarts": self.restarts,
         }
+        for key, at in (("started_at", self.started_at), ("finished_at", self.finished_at)):
+            if at is not None:
+                history[key] = _iso(at)
         job = {
             "id": self.id,
             "owner": USER,
             "cluster_name": CLUSTER,
-            "org_name": ORG,
-            "project_name": PROJECT,
+            "org_name": self.project.org,
+            "project_name": self.project.name,
+            "org_project_hash": self.project.hash,
             "namespace": NAMESPACE,
-            "uri": f"job://{CLUSTER}/{ORG}/{PROJECT}/{self.id}",
+            "uri": f"job://{CLUSTER}/{self.project}/{self.id}",
             "status": self.status,
-            "statuses": [
-                {
-                    **{key: item[key] for key in ("status", "reason", "description", "exit_code")},
-                    "transition_time": _iso(item["at"]),
-                }
-                for item in self.statuses
-            ],
-            "history": {key: value for key, value in history.items() if value is not None},
+            "statuses": [{**_to_api(item), "transition_time": _iso(item["at"])} for item in self.statuses],
+            "history": history,
             "container": container,
-            "tags": self.request.get("tags") or [],
             "preset_name": self.request["preset_name"],
             "pass_config": bool(self.request.get("pass_config")),
             "restart_policy": self.request.get("restart_policy") or "never",
             "priority": self.request.get("priority") or "normal",
             "scheduler_enabled": False,
+            "is_preemptible": False,
             "preemptible_node": False,
-            "materialized": self.active,
+            "is_preemptible_node_required": False,
+            "privileged": False,
+            "materialized": self.materialized,
+            "being_dropped": False,
+            "logs_removed": False,
             "total_price_credits": "0",
             "price_credits_per_hour": "0",
             "internal_hostname": internal[0],
@@ -146,6 +173,8 @@ class Job:
         for key in ("name", "description", "schedule_timeout"):
             if self.request.get(key):
                 job[key] = self.request[key]
+        if self.request.get("tags"):
+            job["tags"] = sorted(set(self.request["tags"]))
         if self.max_run_time_minutes is not None:
             job["max_run_time_minutes"] = self.max_run_time_minutes
         if self.name:
@@ -159,11 +188,17 @@ class Job:
     @property
     def public_hosts(self) -> list[str]:
         """Host names under which the job is served to the outside; the last is the preferred one."""
-        return public_hosts(self.id, self.name)
+        return public_hosts(self.id, self.name, self.project)
 
 
-def _iso(seconds: float | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc).isoformat()
+def _to_api(item: dict[str, Any]) -> dict[str, Any]:
+    """Return a transition as the API shows it, but its time; older records have empty texts and codes."""
+    shown = {key: item[key] or None for key in ("status", "reason", "description")}
+    return shown if item.get("exit_code") is None else {**shown, "exit_code": item["exit_code"]}
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat()
 
 
 def check(data: dict[str, Any]) -> Job:
@@ -172,6 +207,7 @@ def check(data: dict[str, Any]) -> Job:
 
     Raises ApiError 400 that names the field for what is not valid or not supported here.
     """
+    project_of(data)
     for key in _TEXT_FIELDS:
         if data.get(key) is not None and not _is_text(data[key]):
             raise ApiError(400, f"{key} must be a text without NUL, of less than {LONGEST_TEXT} bytes")
@@ -182,6 +218,8 @@ def check(data: dict[str, Any]) -> Job:
     name = data.get("name")
     if name and not (3 <= len(name) <= 40 and re.fullmatch(r"[a-z](-?[a-z0-9])*", name)):
         raise ApiError(400, f"name {name!r}: 3 to 40 small letters, digits and single -, a letter first")
+    if name and name.startswith("job-"):
+        raise ApiError(400, f"name {name!r}: what begins with job- is an id")
     _typed(data, "resources", dict)
     preset = data.get("preset_name")
     if preset not in PRESETS:
@@ -205,7 +243,7 @@ def check(data: dict[str, Any]) -> Job:
         )
     minutes = data.get("max_run_time_minutes")
     if minutes is not None and not is_minutes(minutes):
-        raise ApiError(400, f"max_run_time_minutes {minutes!r} is not a number of minutes")
+        raise ApiError(400, f"max_run_time_minutes {minutes!r} is not a number of minutes, at least 1")
     if data.get("tty"):
         raise ApiError(400, "tty: the local platform runs no jobs with a terminal")
     http = data.get("http")
@@ -224,7 +262,7 @@ def _check_mounts(data: dict[str, Any]) -> None:
         for volume in _typed(data, key, list):
             if not isinstance(volume, dict):
                 raise ApiError(400, f"{key} must be a list of objects")
-            parts = uri_path(volume.get(source), scheme)
+            _, parts = uri_path(volume.get(source), scheme)
             if scheme != "storage" and len(parts) != 1:
                 raise ApiError(400, f"{key}: {volume.get(source)!r} names no {scheme}")
             target = volume.get("dst_path")
@@ -237,7 +275,7 @@ def _check_mounts(data: dict[str, Any]) -> None:
                 raise ApiError(400, f"{key}: dst_path {target!r} is used twice")
             targets.append(str(path))
     for variable, uri in _typed(data, "secret_env", dict).items():
-        if len(uri_path(uri, "secret")) != 1:
+        if len(uri_path(uri, "secret")[1]) != 1:
             raise ApiError(400, f"secret_env {variable}: {uri!r} names no secret")
 
 
@@ -258,9 +296,9 @@ def _is_text(value: object) -> bool:
         return False
 
 
-def is_minutes(value: object) -> bool:
-    """Whether a value of a request is a number of minutes that one can reckon with."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9
+def is_minutes(value: object) -> TypeGuard[int]:
+    """Whether a value of a request is a number of minutes that a life span can have."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**9
 
 
 def _is_port(value: object) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from . import images, jobs, network
 from .environment import Place, Resources, build
 from .jobs import Job, check
-from .names import PROJECT, ApiError, internal_hosts
+from .names import HOME, ApiError, internal_hosts
 from .output import Output
 from .proxy import Ingress
 from .runner import Process, StartError, namespace_command
@@ -32,11 +32,13 @@ CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 #: The last state of a job: status, reason, description, exit code.
 End = tuple[str, str, str, int | None]
+#: Bytes of its log that describe how a job failed.
+TAIL = 2000
 
 
 @dataclass
 class Run:
-    """A job that is not over, and what belongs to it only as long as that."""
+    """A job that has a process, or is to get one, and what belongs to it only as long as that."""
 
     job: Job
     folder: Path
@@ -44,7 +46,7 @@ class Run:
     address: str = network.LOCALHOST
     port: int | None = None
     ingress: Ingress | None = None
-    stop_reason: tuple[str, str] | None = None  # (reason, description) once it is to be cancelled
+    stopping: bool = False
     exit_code: int = 0  # of the last process
     started_at: float | None = None  # by CLOCK
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -52,19 +54,24 @@ class Run:
 
     @property
     def life_left(self) -> float | None:
-        """Seconds until the life span is over; None without a limit (none given, or 0)."""
+        """Seconds until the life span is over; None without one."""
         if not self.job.max_run_time_minutes or self.started_at is None:
             return None
         return self.job.max_run_time_minutes * jobs.MINUTE - (time.clock_gettime(CLOCK) - self.started_at)
 
-    def stop(self, reason: str, description: str = "") -> None:
-        """Ask for the job's end."""
-        self.stop_reason = self.stop_reason or (reason, description)
+    def stop(self) -> None:
+        """Ask for the process's end."""
+        self.stopping = True
         self.wake.set()
 
 
 class Manager:
-    """All jobs of the platform. `grace` is the time in seconds that a job gets to end after SIGTERM."""
+    """
+    All jobs of the platform.
+
+    As on the platform, a job is cancelled at once, and its process ends later: after `poll` seconds it gets
+    SIGTERM, and `grace` seconds to end in order.
+    """
 
     def __init__(
         self,
@@ -72,13 +79,17 @@ class Manager:
         resources: Resources,
         mlflow: Path,
         open_ingress: Callable[[Run], Ingress],
-        grace: float = 10.0,
+        grace: float,
+        poll: float,
     ) -> None:
         self._state = state
         self._resources = resources
         self._mlflow = mlflow
         self._open_ingress = open_ingress
         self._grace = grace
+        self._poll = poll
+        self._closing = asyncio.Event()
+        self._ended: dict[str, Output] = {}  # logs of which not all can be read yet
         self.jobs: dict[str, Job] = {}
         self.runs: dict[str, Run] = {}
 
@@ -91,8 +102,10 @@ class Manager:
                 log.warning("%s is not readable and left out", file)
                 continue
             self.jobs[job.id] = job
-            if job.active:
-                job.become("cancelled", "PlatformStopped", "the local platform ended unexpectedly")
+            if job.active or job.materialized:
+                if job.active:
+                    job.become("cancelled", "PlatformStopped", "the local platform ended unexpectedly")
+                job.materialized = False
                 self._save(job)
                 self._clean(file.parent)
         self.jobs = dict(sorted(self.jobs.items(), key=lambda item: item[1].created_at))
@@ -107,7 +120,9 @@ class Manager:
     def output(self, job: Job) -> Output:
         """Return a job's log."""
         run = self.runs.get(job.id)
-        return run.output if run else Output(self._folder(job) / "log", live=False)
+        if run:
+            return run.output
+        return self._ended.get(job.id) or Output(self._folder(job) / "log", live=False)
 
     def disk_user(self, disk_id: str) -> str | None:
         """Return the id of a job that uses a disk now."""
@@ -122,11 +137,10 @@ class Manager:
     async def create(self, request: dict[str, object]) -> Job:
         """Accept a job and start it in the background; ApiError 400 if the request is not valid."""
         job = check(request)
-        for run in self.runs.values():
-            if job.name and run.job.name == job.name:
-                raise ApiError(
-                    400, f"job with name '{job.name}' and project '{PROJECT}' already exists: '{run.job.id}'"
-                )
+        for other in self.jobs.values():
+            if other.active and job.name and (other.name, other.project) == (job.name, job.project):
+                where = f"name '{job.name}' and project '{job.project.name}'"
+                raise ApiError(400, f"job with {where} already exists: '{other.id}'")
         folder = self._folder(job)
         folder.mkdir(mode=0o700)
         run = Run(job, folder, Output(folder / "log", live=True))
@@ -134,7 +148,7 @@ class Manager:
         try:
             if job.request.get("http"):
                 run.ingress = self._open_ingress(run)
-                job.ingress_port = await run.ingress.open(self._remembered_port(job.name))
+                job.ingress_port = await run.ingress.open(self._remembered_port(job))
                 self._remember_port(job)
             write_atomic(folder / "job.json", json.dumps(job.record()).encode())
         except OSError:  # no port, no space: there is no such job
@@ -147,11 +161,15 @@ class Manager:
         run.task = asyncio.create_task(self._live(run))
         return job
 
-    def cancel(self, job: Job) -> None:
-        """Ask for a job's end on behalf of the user; one that is over stays as it is."""
+    async def cancel(self, job: Job, reason: str = "UserRequested", description: str = "") -> None:
+        """Cancel a job, on behalf of the user; one that is over stays as it is."""
         run = self.runs.get(job.id)
-        if run:
-            run.stop("UserRequested")
+        if run and job.active:
+            job.become("cancelled", reason, description)
+            self._save(job)
+            if run.ingress:  # the next job of this name is to get the address
+                await run.ingress.stop_listening()
+            run.stop()
 
     def extend(self, job: Job, minutes: float) -> None:
         """Lengthen a job's life span."""
@@ -164,14 +182,15 @@ class Manager:
     async def close(self) -> None:
         """End all jobs, as the platform ends."""
         tasks = [run.task for run in self.runs.values() if run.task]
-        for run in self.runs.values():
-            run.stop("PlatformStopped", "the local platform was stopped")
+        self._closing.set()
+        for run in list(self.runs.values()):
+            await self.cancel(run.job, "PlatformStopped", "the local platform was stopped")
         if tasks:
             await asyncio.wait(tasks)
 
     async def _live(self, run: Run) -> None:
         job = run.job
-        end: End
+        end: End | None
         try:
             end = await self._run(run)
         except StartError as error:
@@ -185,37 +204,44 @@ class Manager:
             await run.ingress.close()
         await asyncio.to_thread(self._clean, run.folder)
         # Only now, and at once: a client that sees the end may use the name, the port and the disks again.
-        job.become(*end)
+        if end and job.active:
+            job.become(*end)
+        job.materialized = False
         del self.runs[job.id]
         run.output.close()
+        self._ended[job.id] = run.output
+        asyncio.get_running_loop().call_later(run.output.lag, self._ended.pop, job.id, None)
         with contextlib.suppress(OSError):  # the state folder may have been removed
             self._write_hosts()
         self._save(job)
         log.info("job %s: %s %s", job.id, job.status, job.statuses[-1]["reason"])
 
-    async def _run(self, run: Run) -> End:
-        """Start and restart the job's process until the job is over; returns how it ended."""
+    async def _run(self, run: Run) -> End | None:
+        """Start and restart the job's process until the job is over; returns how it ended, if by itself."""
         job = run.job
         policy = job.request.get("restart_policy") or "never"
-        while run.stop_reason is None:
+        while not run.stopping:
             process = await self._start(run)
             run.started_at = run.started_at or time.clock_gettime(CLOCK)
-            job.become("running")
-            self._save(job)
+            job.materialized = True
+            if job.active:  # else it was cancelled meanwhile
+                job.become("running")
+                self._save(job)
             await self._until_end(run, process)
             run.exit_code = await process.ended
-            if run.stop_reason is None:
+            if not run.stopping:
                 await self._wait(run, min(SHORTEST, SHORTEST - (time.time() - job.statuses[-1]["at"])))
             run.output.detach_all()
-            if run.stop_reason is None and (policy == "always" or (policy == "on-failure" and run.exit_code)):
+            if not run.stopping and (policy == "always" or (policy == "on-failure" and run.exit_code)):
                 job.restarts += 1
                 job.become("running", "Restarting", exit_code=run.exit_code)
                 self._save(job)
                 await self._wait(run, min(BACKOFF * 2 ** (job.restarts - 1), BACKOFF_LIMIT))
-            elif run.stop_reason is None:
-                how = ("failed", "Error") if run.exit_code else ("succeeded", "")
-                return *how, "", run.exit_code
-        return "cancelled", *run.stop_reason, None
+            elif not run.stopping and run.exit_code:
+                return "failed", "Error", run.output.tail(TAIL), run.exit_code
+            elif not run.stopping:
+                return "succeeded", "", "", 0
+        return None
 
     async def _start(self, run: Run) -> Process:
         namespace = await asyncio.to_thread(namespace_command) is not None
@@ -241,15 +267,19 @@ class Manager:
             await self._wait(run, run.life_left, process.ended)
             left = run.life_left
             if left is not None and left <= 0 and not process.ended.done():
-                run.stop("LifeSpanEnded")
-            if run.stop_reason is not None:
+                await self.cancel(run.job, "LifeSpanEnded")
+            if run.stopping:
+                closing = asyncio.create_task(self._closing.wait())
+                waiting: set[asyncio.Task[Any]] = {process.ended, closing}
+                await asyncio.wait(waiting, timeout=self._poll, return_when=asyncio.FIRST_COMPLETED)
+                closing.cancel()
                 await process.stop(self._grace)
 
     @staticmethod
     async def _wait(run: Run, seconds: float | None, *others: "asyncio.Task[int]") -> None:
         """Wait until the time is over, another future is done, or the run is woken."""
         run.wake.clear()
-        if run.stop_reason is not None or (seconds is not None and seconds <= 0):
+        if run.stopping or (seconds is not None and seconds <= 0):
             return
         waker = asyncio.create_task(run.wake.wait())
         waiting: set[asyncio.Task[Any]] = {waker, *others}
@@ -264,7 +294,7 @@ class Manager:
             if run is asking or not http or run.port is None:
                 continue
             if not namespace or run.port != http["port"]:
-                for host in internal_hosts(run.job.id, run.job.name):
+                for host in internal_hosts(run.job.id, run.job.name, run.job.project):
                     moved.append(
                         (f"{host}:{http['port']}", f"{host if namespace else run.address}:{run.port}")
                     )
@@ -272,21 +302,21 @@ class Manager:
 
     def _write_hosts(self) -> None:
         names = {
-            run.address: internal_hosts(run.job.id, run.job.name)
+            run.address: internal_hosts(run.job.id, run.job.name, run.job.project)
             for run in self.runs.values()
             if run.address != network.LOCALHOST
         }
         network.write_hosts(self._state.hosts, names)
 
-    def _remembered_port(self, name: str | None) -> int | None:
-        port = self._state.load("ports.json", {}).get(name) if name else None
+    def _remembered_port(self, job: Job) -> int | None:
+        port = self._state.load("ports.json", {}).get(_port_key(job)) if job.name else None
         return port if isinstance(port, int) else None
 
     def _remember_port(self, job: Job) -> None:
         """Keep the public port of a named job: its next run is to be found under the same address."""
-        ports = self._state.load("ports.json", {})
-        if job.name and ports.get(job.name) != job.ingress_port:
-            self._state.save("ports.json", {**ports, job.name: job.ingress_port})
+        ports, key = self._state.load("ports.json", {}), _port_key(job)
+        if job.name and ports.get(key) != job.ingress_port:
+            self._state.save("ports.json", {**ports, key: job.ingress_port})
 
     def _folder(self, job: Job) -> Path:
         return self._state.jobs / job.id
@@ -303,3 +333,7 @@ class Manager:
         """Remove what a job leaves behind in its container; the record and the log stay."""
         for name in ("home", "work", "root", "secrets"):
             shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _port_key(job: Job) -> str:
+    return f"{job.name}" if job.project == HOME else f"{job.project}/{job.name}"

@@ -1,8 +1,8 @@
-"""What `GET /config` says about the platform: its services, project, and resource presets."""
+"""What `GET /config` says about the platform: its services, projects, and resource presets."""
 
 from typing import Any
 
-from .names import CLUSTER, ORG, PROJECT
+from .names import CLUSTER, ORGS, PROJECTS
 
 GIB = 2**30
 
@@ -18,7 +18,7 @@ def config(api_url: str) -> dict[str, Any]:
     root = api_url.rsplit("/api/", 1)[0]
     cluster = {
         "name": CLUSTER,
-        "orgs": [ORG],
+        "orgs": list(ORGS),
         "registry_url": f"{root}/registry",
         "storage_url": f"{api_url}/storage",
         "users_url": f"{api_url}/users",
@@ -48,5 +48,8 @@ def config(api_url: str) -> dict[str, Any]:
         "headless_callback_url": f"{root}/headless",
         "authorized": True,
         "clusters": [cluster],
-        "projects": [{"name": PROJECT, "cluster_name": CLUSTER, "org_name": ORG, "role": "owner"}],
+        "projects": [
+            {"name": project.name, "cluster_name": CLUSTER, "org_name": project.org, "role": "owner"}
+            for project in PROJECTS
+        ],
     }

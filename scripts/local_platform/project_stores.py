@@ -7,14 +7,14 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from .names import CLUSTER, ORG, PROJECT, USER, ApiError
+from .names import CLUSTER, USER, ApiError, Project, project_of
 from .state import State
 
 
@@ -34,11 +34,13 @@ async def body(request: web.Request) -> dict[str, Any]:
     return data
 
 
-def check_project(values: Any, cluster_key: str = "cluster_name") -> None:
-    """Raise ApiError 403 if a body or query names another cluster, organisation or project than the one."""
-    for key, only in ((cluster_key, CLUSTER), ("org_name", ORG), ("project_name", PROJECT)):
-        if values.get(key) not in (None, "", only):
-            raise ApiError(403, f"{key} {values[key]!r}: there is only {only!r} here")
+def belongs(entry: Mapping[str, Any], project: Project) -> bool:
+    """Whether a stored disk or flow is of the project."""
+    return (entry["org_name"], entry["project_name"]) == (project.org, project.name)
+
+
+#: Keys of a flow project by which flow/projects can be asked for.
+_OF_A_FLOW = ("name", "owner", "cluster", "org_name", "project_name")
 
 
 class Secrets:
@@ -47,20 +49,24 @@ class Secrets:
     def __init__(self, state: State) -> None:
         self._state = state
 
-    def value(self, key: str) -> bytes | None:
-        """Return a secret's value, None if there is none of this name."""
-        encoded = self._state.load("secrets.json", {}).get(key)
+    def value(self, project: Project, key: str) -> bytes | None:
+        """Return a secret's value, None if there is none of this name in the project."""
+        encoded = self._load(project).get(key)
         return None if encoded is None else base64.b64decode(encoded)
 
+    def _load(self, project: Project) -> dict[str, str]:
+        secrets: dict[str, str] = self._state.load(self._state.secrets_of(project), {})
+        return secrets
+
     async def handle_list(self, request: web.Request) -> web.Response:
-        """GET {secrets_url}."""
-        check_project(request.query)
-        return web.json_response([self._entry(key) for key in sorted(self._state.load("secrets.json", {}))])
+        """GET {secrets_url}?org_name=…&project_name=…."""
+        project = project_of(request.query)
+        return web.json_response([self._entry(project, key) for key in sorted(self._load(project))])
 
     async def handle_add(self, request: web.Request) -> web.Response:
         """POST {secrets_url}: `{key, value (base64), org_name, project_name}`."""
         data = await body(request)
-        check_project(data)
+        project = project_of(data)
         key = data.get("key")
         if not isinstance(key, str) or not re.fullmatch(r"[a-zA-Z0-9_.-]{1,255}", key):
             raise ApiError(400, f"a secret's name holds letters, digits and _.- only, not {key!r}")
@@ -68,22 +74,22 @@ class Secrets:
             base64.b64decode(data.get("value", ""), validate=True)
         except (binascii.Error, TypeError, ValueError) as error:
             raise ApiError(400, f"the value of secret {key!r} is not base64") from error
-        self._state.save("secrets.json", {**self._state.load("secrets.json", {}), key: data["value"]})
-        return web.json_response(self._entry(key), status=201)
+        self._state.save(self._state.secrets_of(project), {**self._load(project), key: data["value"]})
+        return web.json_response(self._entry(project, key), status=201)
 
     async def handle_delete(self, request: web.Request) -> web.Response:
-        """DELETE {secrets_url}/KEY."""
-        check_project(request.query)
+        """DELETE {secrets_url}/KEY?org_name=…&project_name=…."""
+        project = project_of(request.query)
         key = request.match_info["key"]
-        secrets = self._state.load("secrets.json", {})
-        if key not in secrets:
+        secrets = self._load(project)
+        if secrets.pop(key, None) is None:
             raise ApiError(404, f"Secret {key!r} not found")
-        self._state.save("secrets.json", {name: value for name, value in secrets.items() if name != key})
+        self._state.save(self._state.secrets_of(project), secrets)
         return web.Response(status=204)
 
     @staticmethod
-    def _entry(key: str) -> dict[str, str]:
-        return {"key": key, "owner": USER, "org_name": ORG, "project_name": PROJECT}
+    def _entry(project: Project, key: str) -> dict[str, str]:
+        return {"key": key, "owner": USER, "org_name": project.org, "project_name": project.name}
 
 
 class Disks:
@@ -93,30 +99,30 @@ class Disks:
         self._state = state
         self._in_use = in_use
 
-    def folder(self, wanted: str) -> Path | None:
-        """Return the folder of a disk, by id or name, and note its use; None if there is no such disk."""
-        disk = self._find(wanted)
-        if disk is None:
+    def folder(self, project: Project, wanted: str) -> Path | None:
+        """Return the folder of a project's disk, by its id, and note its use; None if there is none."""
+        disk = self._find(project, wanted)
+        if disk is None or disk["id"] != wanted:
             return None
         disk["last_usage"] = now()
         self._state.save("disks.json", {**self._state.load("disks.json", {}), disk["id"]: disk})
         return self._state.disks / str(disk["id"])
 
-    def _find(self, wanted: str) -> dict[str, Any] | None:
-        disks: dict[str, dict[str, Any]] = self._state.load("disks.json", {})
-        return next((disk for disk in disks.values() if wanted in (disk["id"], disk.get("name"))), None)
+    def _of(self, project: Project) -> list[dict[str, Any]]:
+        return [disk for disk in self._state.load("disks.json", {}).values() if belongs(disk, project)]
+
+    def _find(self, project: Project, wanted: str) -> dict[str, Any] | None:
+        return next((disk for disk in self._of(project) if wanted in (disk["id"], disk.get("name"))), None)
 
     def _get(self, request: web.Request) -> dict[str, Any]:
-        check_project(request.query)
-        disk = self._find(request.match_info["disk"])
+        disk = self._find(project_of(request.query), request.match_info["disk"])
         if disk is None:
             raise ApiError(404, f"Disk {request.match_info['disk']!r} not found")
         return disk
 
     async def handle_list(self, request: web.Request) -> web.Response:
-        """GET {disks_url}."""
-        check_project(request.query)
-        return web.json_response(list(self._state.load("disks.json", {}).values()))
+        """GET {disks_url}?org_name=…&project_name=…."""
+        return web.json_response(self._of(project_of(request.query)))
 
     async def handle_get(self, request: web.Request) -> web.Response:
         """GET {disks_url}/ID_OR_NAME."""
@@ -125,13 +131,13 @@ class Disks:
     async def handle_create(self, request: web.Request) -> web.Response:
         """POST {disks_url}: `{storage (bytes), life_span (seconds), name, org_name, project_name}`."""
         data = await body(request)
-        check_project(data)
+        project = project_of(data)
         name = data.get("name")
         if not isinstance(data.get("storage"), int):
             raise ApiError(400, f"a disk's storage is a number of bytes, not {data.get('storage')!r}")
         if name is not None and not (isinstance(name, str) and re.fullmatch(r"[a-z](-?[a-z0-9])*", name)):
             raise ApiError(400, f"{name!r} is no name for a disk: small letters, digits and single - only")
-        if name is not None and self._find(name):
+        if name is not None and self._find(project, name):
             raise ApiError(400, f"a disk with the name {name!r} exists already")
         disk = {
             "id": f"disk-{uuid.uuid4()}",
@@ -139,8 +145,8 @@ class Disks:
             "owner": USER,
             "name": name,
             "status": "Ready",
-            "org_name": ORG,
-            "project_name": PROJECT,
+            "org_name": project.org,
+            "project_name": project.name,
             "created_at": now(),
             "last_usage": None,
             "life_span": data.get("life_span"),
@@ -172,46 +178,48 @@ class Flows:
         return projects
 
     async def handle_projects(self, request: web.Request) -> web.Response:
-        """GET flow/projects."""
-        check_project(request.query, "cluster")
-        name = request.query.get("name")
-        found = [project for project in self._projects().values() if name in (None, project["name"])]
+        """GET flow/projects: those that have the values which the query gives."""
+        wanted = {key: request.query[key] for key in _OF_A_FLOW if request.query.get(key)}
+        found = [flow for flow in self._projects().values() if wanted.items() <= flow.items()]
         return web.Response(
             text="".join(json.dumps(project) + "\n" for project in found), content_type="application/x-ndjson"
         )
 
     async def handle_project(self, request: web.Request) -> web.Response:
-        """GET flow/projects/by_name?name=… and flow/projects/ID."""
+        """GET flow/projects/by_name?name=…&cluster=…&org_name=…&project_name=… and flow/projects/ID."""
         wanted = request.match_info["project"]
-        key = "id"
         if wanted == "by_name":
-            check_project(request.query, "cluster")
-            key, wanted = "name", request.query.get("name", "")
-        for project in self._projects().values():
-            if project[key] == wanted:
-                return web.json_response(project)
-        raise ApiError(404, f"flow project {wanted!r} not found")
+            wanted = request.query.get("name", "")
+            flow = self._find(project_of(request.query, "cluster"), wanted)
+        else:
+            flow = self._projects().get(wanted)
+        if flow is None:
+            raise ApiError(404, f"flow project {wanted!r} not found")
+        return web.json_response(flow)
+
+    def _find(self, project: Project, name: str) -> dict[str, Any] | None:
+        flows = self._projects().values()
+        return next((flow for flow in flows if flow["name"] == name and belongs(flow, project)), None)
 
     async def handle_create_project(self, request: web.Request) -> web.Response:
         """POST flow/projects: `{name, cluster, org_name, project_name}`."""
         data = await body(request)
-        check_project(data, "cluster")
+        project = project_of(data, "cluster")
         name = data.get("name")
         if not isinstance(name, str) or not name:
             raise ApiError(400, "a flow project needs a name")
-        projects = self._projects()
-        if any(project["name"] == name for project in projects.values()):
+        if self._find(project, name):
             raise ApiError(400, f"flow project {name!r} exists already")
-        project = {
+        flow = {
             "id": f"project-{uuid.uuid4()}",
             "name": name,
             "owner": USER,
             "cluster": CLUSTER,
-            "org_name": ORG,
-            "project_name": PROJECT,
+            "org_name": project.org,
+            "project_name": project.name,
         }
-        self._state.save("flow_projects.json", {**projects, project["id"]: project})
-        return web.json_response(project, status=201)
+        self._state.save("flow_projects.json", {**self._projects(), flow["id"]: flow})
+        return web.json_response(flow, status=201)
 
     async def handle_live_jobs(self, request: web.Request) -> web.Response:
         """GET flow/live_jobs?project_id=…."""
@@ -238,4 +246,4 @@ class Flows:
             "raw_id": data.get("raw_id") or "",
         }
         self._state.save("live_jobs.json", {**jobs, key: job})
-        return web.json_response(job)
+        return web.json_response(job, status=201)

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import html
 import logging
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, Protocol
 
 import aiohttp
@@ -41,6 +43,7 @@ class Ingress:
         self._gate = gate
         self._session = session
         self._runner: web.AppRunner | None = None
+        self._site: web.SockSite | None = None
         self._own: tuple[str, ...] = ()
         self._public = target.job.public_hosts[-1]
         self._protected = bool(target.job.request["http"].get("requires_auth"))
@@ -64,8 +67,15 @@ class Ingress:
             max_field_size=HEADER_LIMIT,
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, server).start()
+        self._site = web.SockSite(self._runner, server)
+        await self._site.start()
         return self.port
+
+    async def stop_listening(self) -> None:
+        """Give the port free; connections that there are stay."""
+        if self._site:
+            await self._site.stop()
+            self._site = None
 
     async def close(self) -> None:
         """Stop listening and drop all connections."""
@@ -83,18 +93,17 @@ class Ingress:
             if answer is not None:
                 return answer
         if self._target.port is None:
-            return _plain(503, f"{self._title()} is being started; try again")
+            return _page(503, f"{self._title()} is being started; try again")
         url = URL(f"http://{self._target.address}:{self._target.port}{path}", encoded=True)
         try:
             if request.headers.get("Upgrade", "").lower() == "websocket":
                 return await self._websocket(request, url)
             return await self._forward(request, url)
         except aiohttp.ClientConnectorError:
-            return _plain(
-                503, f"{self._title()} does not answer at its port {self._target.port} yet; see its log"
-            )
+            text = f"{self._title()} does not answer at its port {self._target.port} yet; see its log"
+            return _page(503, text)
         except aiohttp.ClientError as error:
-            return _plain(502, f"{self._title()} broke off the request: {error or type(error).__name__}")
+            return _page(502, f"{self._title()} broke off the request: {error or type(error).__name__}")
         except (ValueError, OSError) as error:  # what cannot be passed on, as a malformed header
             return _plain(400, f"the request cannot be passed on: {error}")
 
@@ -154,6 +163,8 @@ class Ingress:
             timeout=TIMEOUT,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         ) as answer:
+            if answer.status >= 500:  # what the job says of it, its body, gets no further than its log
+                return _page(answer.status)
             response = web.StreamResponse(
                 status=answer.status,
                 reason=answer.reason,
@@ -227,3 +238,11 @@ def _end_to_end(original: Mapping[str, str]) -> "CIMultiDict[str]":
 
 def _plain(status: int, text: str) -> web.Response:
     return web.Response(status=status, text=text + "\n")
+
+
+def _page(status: int, text: str = "the job said so; see its log") -> web.Response:
+    """Return the page that a client gets for every 5xx, whatever it asked for."""
+    title = f"{status} {HTTPStatus(status).phrase if status in set(HTTPStatus) else 'Server Error'}"
+    page = f"<html>\n<head><title>{title}</title></head>\n<body>\n<center><h1>{title}</h1></center>\n"
+    page += f"<p>{html.escape(text)}</p>\n</body>\n</html>\n"
+    return web.Response(status=status, text=page, content_type="text/html")

@@ -9,13 +9,14 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from . import jobs, network
+from . import jobs, network, output
 from .api import PREFIX, Api
 from .auth import Auth
 from .client import LOCKED, commands
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks whether the state folder is still there.
 WATCH_SECONDS = 2.0
+#: Seconds without a job and a request after which the platform ends.
+IDLE_SECONDS = 15.0
 
 
 def run(root: Path) -> int:
@@ -63,9 +66,14 @@ async def _serve(state: State, lock: int) -> None:
     port = server.getsockname()[1]
     url = f"http://{network.LOCALHOST}:{port}{PREFIX}"
     resources = Resources(
-        lambda parts: locate(state.storage, parts), disks.folder, secrets.value, auth.token, url
+        lambda project, parts: locate(state.storage_of(project), parts),
+        disks.folder,
+        secrets.value,
+        auth.token,
+        url,
     )
-    jobs.MINUTE = float(os.environ.get("LOCAL_PLATFORM_MINUTE", jobs.MINUTE))
+    jobs.MINUTE = _seconds("LOCAL_PLATFORM_MINUTE", jobs.MINUTE)
+    output.LAG = _seconds("LOCAL_PLATFORM_LOG_LAG", output.LAG)
     async with aiohttp.ClientSession(
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -83,7 +91,8 @@ async def _serve(state: State, lock: int) -> None:
             resources,
             state.root.parent / "venv-mlflow" / "bin",
             open_ingress,
-            float(os.environ.get("LOCAL_PLATFORM_GRACE", "10")),
+            _seconds("LOCAL_PLATFORM_GRACE", 10.0),
+            _seconds("LOCAL_PLATFORM_POLL", 0.5),
         )
         manager.load()
         api = Api(state, auth, manager, gate, secrets, disks)
@@ -96,7 +105,7 @@ async def _serve(state: State, lock: int) -> None:
         _write_commands(state)
         state.save("server.json", {"pid": os.getpid(), "port": port})
         log.info("serving %s at %s", state.root, url)
-        await _until(end, state, lock)
+        await _until(end, state, lock, lambda: 0.0 if manager.runs else api.quiet)
         log.info("stopping")
         with contextlib.suppress(OSError):
             state.server.unlink(missing_ok=True)
@@ -104,16 +113,26 @@ async def _serve(state: State, lock: int) -> None:
         await runner.cleanup()
 
 
-async def _until(end: asyncio.Event, state: State, lock: int) -> None:
-    """Wait for the end: it is asked for, or the state folder was removed or replaced under the platform."""
+def _seconds(name: str, default: float) -> float:
+    """Return a time that a test has set by a variable of the platform's process."""
+    return float(os.environ.get(name, default))
+
+
+async def _until(end: asyncio.Event, state: State, lock: int, quiet: Callable[[], float]) -> None:
+    """
+    Wait for the end: it is asked for, the state folder was removed or replaced under the platform, or nobody
+    uses it any more: no job, no request for a while (`quiet()` in seconds), and no target of the toolkit.
+    """
+    limit = _seconds("LOCAL_PLATFORM_IDLE", IDLE_SECONDS)
     while not end.is_set():
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(end.wait(), WATCH_SECONDS)
-        try:
+        with contextlib.suppress(OSError):
             if state.lock.stat().st_ino == os.fstat(lock).st_ino:
+                if quiet() > limit and state.take_from_users():
+                    log.info("nobody uses it any more")
+                    return
                 continue
-        except OSError:
-            pass
         log.warning("%s is gone", state.root)
         return
 

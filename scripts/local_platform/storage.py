@@ -13,7 +13,8 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from .names import ApiError, project_path
+from .names import PROJECTS, ApiError, project_path
+from .state import State
 
 CHUNK = 2**20
 NDJSON = "application/x-ndjson"
@@ -69,8 +70,8 @@ def _rename(source: Path, target: Path) -> None:
 class Storage:
     """Handlers of the storage service."""
 
-    def __init__(self, root: Path, prefix: str) -> None:
-        self._root = root
+    def __init__(self, state: State, prefix: str) -> None:
+        self._state = state
         self._prefix = prefix
         self._operations: dict[
             tuple[str, str], Callable[[web.Request, Path], Awaitable[web.StreamResponse]]
@@ -96,9 +97,9 @@ class Storage:
             )
         # The raw path: aiohttp decodes the matched one, and `%2e%2e` or `%2F` must be seen as sent.
         raw = request.rel_url.raw_path
-        parts = project_path(raw.removeprefix(self._prefix), unquote(raw))
+        project, parts = project_path(raw.removeprefix(self._prefix), unquote(raw))
         try:
-            path = locate(self._root, parts, itself=name.upper() in ("DELETE", "RENAME"))
+            path = locate(self._state.storage_of(project), parts, itself=name.upper() in ("DELETE", "RENAME"))
             return await operation(request, path)
         except FileNotFoundError as error:
             raise ApiError(404, f"{unquote(raw)!r} does not exist", "ENOENT") from error
@@ -123,15 +124,16 @@ class Storage:
         return web.Response(status=201)
 
     async def _remove(self, request: web.Request, path: Path) -> web.StreamResponse:
-        if path == self._root:
+        if path in map(self._state.storage_of, PROJECTS):
             raise ApiError(400, "the project's storage itself cannot be deleted, only what is in it")
         await asyncio.to_thread(_delete, path, request.query.get("recursive", "true") != "false")
         return web.Response(status=204)
 
     async def _move(self, request: web.Request, path: Path) -> web.StreamResponse:
         destination = request.query.get("destination", "")
-        parts = project_path(destination.replace("%", "%25"), destination)  # the query is decoded already
-        await asyncio.to_thread(_rename, path, locate(self._root, parts))
+        # The query is decoded already.
+        project, parts = project_path(destination.replace("%", "%25"), destination)
+        await asyncio.to_thread(_rename, path, locate(self._state.storage_of(project), parts))
         return web.Response(status=204)
 
     async def _create(self, request: web.Request, path: Path) -> web.StreamResponse:

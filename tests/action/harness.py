@@ -24,6 +24,7 @@ from dev import docs
 from local_platform import client
 from tests.conftest import ROOT
 from tests.e2e.conftest import Clone
+from tests.local_platform.harness import HOME, QUERY
 
 ACTION = (ROOT / "action.yaml").read_text(encoding="utf-8")
 EXAMPLES = docs.examples(ACTION)
@@ -120,7 +121,7 @@ class Platform(Clone):
         for name, value in self.SECRETS.items():
             self.add_secret(name, value)
         for name in ("mlflow-db", "mlflow-postgres"):
-            self.api("POST", "disks", {"name": name, "storage": 2**30})
+            self.api("POST", "disks", {"name": name, "storage": 2**30, **HOME})
 
     def api(self, method: str, path: str, body: object = None) -> Any:
         """Call the platform's API; return what it answers in JSON."""
@@ -130,11 +131,12 @@ class Platform(Clone):
 
     def add_secret(self, name: str, value: str) -> None:
         """Set a secret of the project."""
-        self.api("POST", "secrets", {"key": name, "value": base64.b64encode(value.encode()).decode()})
+        data = {"key": name, "value": base64.b64encode(value.encode()).decode()}
+        self.api("POST", "secrets", {**data, **HOME})
 
     def disk(self, name: str) -> Path:
         """Return the folder of a disk."""
-        disks = self.api("GET", "disks")
+        disks = self.api("GET", f"disks?{QUERY}")
         [found] = [disk["id"] for disk in disks if disk["name"] == name]
         return self.state / "disks" / str(found)
 
@@ -220,7 +222,7 @@ class Job:
         """End the job and wait until it has."""
         self.platform.api("DELETE", f"jobs/{self.id}")
         deadline = time.monotonic() + LONG
-        while self.described["status"] in ("pending", "running"):
+        while self.described["materialized"] or self.described["status"] in ("pending", "running"):
             assert time.monotonic() < deadline, self.described
             time.sleep(0.05)
 

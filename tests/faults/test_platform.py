@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from local_platform import client
-from tests.local_platform.harness import Platform, eventually, http
+from tests.local_platform.harness import HOME, QUERY, Platform, eventually, http
 
 from .conftest import MakeFault
 from .harness import fill, hostile_tokens
@@ -60,7 +60,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 def submit(platform: Platform, **fields: Any) -> Any:
     """Ask for a job; the answer."""
-    request = {"image": "python:3", "preset_name": "cpu-small", "command": "true", **fields}
+    request = {"image": "python:3", "preset_name": "cpu-small", "command": "true", **HOME, **fields}
     return platform.api("POST", "jobs?from_preset", request)
 
 
@@ -146,7 +146,7 @@ def test_nothing_is_read_by_a_shell(platform: Platform, tmp_path: Path, fault: M
             for fields in ({"name": text}, {"preset_name": text}):
                 assert submit(platform, **fields).status == 400
             for path in (f"secrets/{quote(text)}", f"disks/{quote(text)}", f"jobs/{quote(text)}"):
-                assert platform.api("DELETE", path).status in (400, 404)
+                assert platform.api("DELETE", f"{path}?{QUERY}").status in (400, 404)
         for name in (
             "a",
             "A-B",
@@ -182,9 +182,9 @@ def test_requests_without_sense(platform: Platform, fault: MakeFault) -> None:
             ("POST", "jobs?from_preset", b"x" * 2**24),
             ("POST", "jobs?from_preset", b"{" * 2**25),
             ("POST", "jobs?from_preset", b"\xff\xfe{}"),
-            ("POST", "secrets", {"key": "k" * 300, "value": "eA=="}),
-            ("POST", "secrets", {"key": "k", "value": "é"}),
-            ("POST", "disks", {"storage": 1, "name": "../x"}),
+            ("POST", "secrets", {"key": "k" * 300, "value": "eA==", **HOME}),
+            ("POST", "secrets", {"key": "k", "value": "é", **HOME}),
+            ("POST", "disks", {"storage": 1, "name": "../x", **HOME}),
             ("PUT", f"jobs/{job}/max_run_time_minutes", minutes),
             ("GET", f"jobs?since={'9' * 5000}", None),
             ("GET", f"jobs/{'x' * 5000}", None),
@@ -224,7 +224,7 @@ def test_slow_clients_keep_nobody_waiting(platform: Platform, fault: MakeFault) 
                 slow = stack.enter_context(closing(socket.create_connection(("127.0.0.1", parts.port or 0))))
                 slow.sendall(text.encode()[: None if number % 2 else 30])
             assert platform.ended("true")["status"] == "succeeded"
-            assert platform.api("GET", "secrets").json == []
+            assert platform.api("GET", f"secrets?{QUERY}").json == []
         row.ended = "others are served"
 
 
@@ -238,7 +238,11 @@ def test_a_full_disk_under_the_platform(mount: Callable[..., Path], fault: MakeF
                 script = "echo first; while test -e $F; do sleep 0.05; done; seq 50000; echo last; exit 7"
                 filler = folder / "filler"
                 filler.touch()
-                busy = platform.run("sh", "-c", script, env={"F": str(filler)})
+                flag = platform.state / "storage/run/busy"
+                flag.parent.mkdir(exist_ok=True)
+                flag.touch()
+                volume = {"src_storage_uri": f"{URI}/run", "dst_path": "/mnt/run", "read_only": True}
+                busy = platform.run("sh", "-c", script, env={"F": "/mnt/run/busy"}, volumes=[volume])
                 other = platform.run("sh", "-c", "while :; do seq 9999; sleep 0.1; done", name="other")
                 eventually(lambda busy=busy: "first" in platform.log(busy))  # type: ignore[misc]
                 eventually(lambda other=other: len(platform.log(other)) > 50_000)  # type: ignore[misc]
@@ -247,10 +251,10 @@ def test_a_full_disk_under_the_platform(mount: Callable[..., Path], fault: MakeF
                     (
                         "POST",
                         "jobs?from_preset",
-                        {"image": "python:3", "preset_name": "cpu-small", "name": "third"},
+                        {"image": "python:3", "preset_name": "cpu-small", "name": "third", **HOME},
                     ),
-                    ("POST", "secrets", {"key": "k", "value": "eA=="}),
-                    ("POST", "disks", {"storage": 1, "name": "full"}),
+                    ("POST", "secrets", {"key": "k", "value": "eA==", **HOME}),
+                    ("POST", "disks", {"storage": 1, "name": "full", **HOME}),
                     ("PUT", f"{STORAGE}/x?op=CREATE", b"x" * 10_000),
                 ]
                 for method, path, data in requests:
@@ -259,6 +263,7 @@ def test_a_full_disk_under_the_platform(mount: Callable[..., Path], fault: MakeF
                     assert "No space left on device" in answer.json["error"]
                 assert platform.job(other)["status"] == "running"
                 filler.unlink()
+                flag.unlink()
                 assert platform.until(busy, "failed", "succeeded")["history"]["exit_code"] == 7
                 assert platform.log(busy).endswith("last\n")
                 assert platform.ended("true", name="third")["status"] == "succeeded"

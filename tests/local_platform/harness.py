@@ -21,6 +21,9 @@ from local_platform import client
 T = TypeVar("T")
 PYTHON = str(Path(sys.executable).resolve())
 MLFLOW = Path(__file__).parents[2] / ".mlflow/venv-mlflow/bin"
+#: The login's project, in bodies and in queries.
+HOME = {"org_name": "local", "project_name": "mlflow"}
+QUERY = "org_name=local&project_name=mlflow"
 #: Seconds that nothing here should need.
 LONG = 60.0
 
@@ -135,7 +138,13 @@ class Platform:
         """Start a job and return its id."""
         import shlex
 
-        body = {"image": "python:3", "preset_name": "cpu-small", "command": shlex.join(command), **fields}
+        body = {
+            "image": "python:3",
+            "preset_name": "cpu-small",
+            "command": shlex.join(command),
+            **HOME,
+            **fields,
+        }
         answer = self.api("POST", "jobs?from_preset", body)
         assert answer.status == 202, answer.body
         return str(answer.json["id"])
@@ -152,8 +161,12 @@ class Platform:
         """Run a job to its end."""
         return self.until(self.run(*command, **fields), "succeeded", "failed", "cancelled")
 
+    def gone(self, job_id: str) -> Any:
+        """Wait until nothing of a job is left, which is later than its end, and return it."""
+        return eventually(lambda: self.job(job_id), lambda job: not job["materialized"])
+
     def log(self, job_id: str) -> str:
-        """Return a job's log so far."""
+        """Return all of a job's log so far, without the lag that it has by the API."""
         return (self.state / "jobs" / job_id / "log").read_text()
 
     def serve(self, **fields: Any) -> Any:

@@ -16,7 +16,7 @@ from jose import jwt
 from local_platform.auth import Auth
 from local_platform.names import ApiError
 from local_platform.state import State
-from tests.local_platform.harness import Platform, http
+from tests.local_platform.harness import HOME, Platform, http
 
 
 def _forged(platform: Platform, **changes: object) -> str:
@@ -117,7 +117,7 @@ def open_bits(path: Path) -> int:
 
 def test_files_are_the_users_alone(shared: Platform) -> None:
     shared.ended("sh", "-c", "echo x > $HOME/y")
-    shared.api("POST", "secrets", {"key": "mode", "value": "eA=="})
+    shared.api("POST", "secrets", {"key": "mode", "value": "eA==", **HOME})
     open_to_others = [
         path
         for path in [shared.state, *shared.state.rglob("*")]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from local_platform import client
-from tests.local_platform.harness import Platform, eventually, http, processes
+from tests.local_platform.harness import HOME, QUERY, Platform, eventually, http, processes
 
 pytestmark = pytest.mark.e2e
 
@@ -52,8 +52,8 @@ def test_starts_at_once_give_one_platform(tmp_path: Path) -> None:
 def test_killed_the_platform_takes_its_jobs_with_it(new: Callable[[], Platform]) -> None:
     platform = new()
     platform.api("PUT", "storage/local/mlflow/kept?op=CREATE", b"data")
-    platform.api("POST", "secrets", {"key": "kept", "value": "eA=="})
-    disk = platform.api("POST", "disks", {"storage": 1}).json["id"]
+    platform.api("POST", "secrets", {"key": "kept", "value": "eA==", **HOME})
+    disk = platform.api("POST", "disks", {"storage": 1, **HOME}).json["id"]
     done = platform.ended("echo", "done")
     marker = "2718.28"
     job_id = platform.run(
@@ -69,8 +69,8 @@ def test_killed_the_platform_takes_its_jobs_with_it(new: Callable[[], Platform])
     assert platform.log(job_id) == "running\n"
     assert platform.job(done["id"]) == done
     assert platform.api("GET", "storage/local/mlflow/kept?op=OPEN").body == b"data"
-    assert [secret["key"] for secret in platform.api("GET", "secrets").json] == ["kept"]
-    assert [found["id"] for found in platform.api("GET", "disks").json] == [disk]
+    assert [secret["key"] for secret in platform.api("GET", f"secrets?{QUERY}").json] == ["kept"]
+    assert [found["id"] for found in platform.api("GET", f"disks?{QUERY}").json] == [disk]
     assert platform.ended("true", name="killed")["status"] == "succeeded"
 
 

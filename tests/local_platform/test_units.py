@@ -10,7 +10,8 @@ import pytest
 
 from local_platform import images, network, rewriting
 from local_platform.jobs import check
-from local_platform.names import ApiError, uri_path
+from local_platform.names import PROJECTS, ApiError, uri_path
+from tests.local_platform.harness import HOME
 
 MAPPING = {"/mnt/x": "/host/one", "/mnt/x/deep": "/host/two", "/data": "/host a/three"}
 
@@ -100,7 +101,11 @@ def _volume(**changes: Any) -> dict[str, Any]:
         ({"env": {"A": "\0"}}, 400, "env"),
         ({"tags": ["x"] * 17}, 400, "tags"),
         ({"restart_policy": "often"}, 400, "on-failure"),
+        ({"name": "job-mlflow"}, 400, "begins with job-"),
         ({"max_run_time_minutes": -1}, 400, "max_run_time_minutes"),
+        ({"max_run_time_minutes": 0}, 400, "max_run_time_minutes"),
+        ({"project_name": None}, 400, "'project_name': DataError"),
+        ({"project_name": "third"}, 403, "none of your projects"),
         ({"http": {"port": 99999}}, 400, "http.port"),
         ({"tty": True}, 400, "tty"),
         ({"resources": [1]}, 400, "resources"),
@@ -108,7 +113,7 @@ def _volume(**changes: Any) -> dict[str, Any]:
         ({"volumes": [_volume(src_storage_uri="storage://local/local/mlflow/../x")]}, 400, "'..'"),
         ({"volumes": [_volume(src_storage_uri="storage://local/local/mlflow/%2e%2e/x")]}, 400, "'..'"),
         ({"volumes": [_volume(src_storage_uri="storage://other/local/mlflow/x")]}, 403, "cluster"),
-        ({"volumes": [_volume(src_storage_uri="storage://local/local/other/x")]}, 403, "outside"),
+        ({"volumes": [_volume(src_storage_uri="storage://local/local/third/x")]}, 403, "outside"),
         ({"volumes": [_volume(src_storage_uri="/etc")]}, 400, "storage URI"),
         ({"volumes": [_volume(dst_path="x")]}, 400, "dst_path"),
         ({"volumes": [_volume(dst_path="/a/../x")]}, 400, "dst_path"),
@@ -116,7 +121,7 @@ def _volume(**changes: Any) -> dict[str, Any]:
         ({"volumes": [_volume(), _volume(dst_path="/x/")]}, 400, "twice"),
         ({"volumes": [1]}, 400, "volumes"),
         ({"secret_env": {"A": "secret://local/local/mlflow"}}, 400, "no secret"),
-        ({"secret_env": {"A": "secret://local/other/mlflow/x"}}, 403, "outside"),
+        ({"secret_env": {"A": "secret://local/third/mlflow/x"}}, 403, "outside"),
         (
             {"disk_volumes": [{"src_disk_uri": "disk://local/local/mlflow/a/b", "dst_path": "/d"}]},
             400,
@@ -125,14 +130,14 @@ def _volume(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_requests_for_jobs_are_checked(changes: dict[str, Any], status: int, message: str) -> None:
-    request = {"image": "python", "preset_name": "cpu-small", **changes}
+    request = {"image": "python", "preset_name": "cpu-small", **HOME, **changes}
     with pytest.raises(ApiError, match=message) as raised:
         check(request)
     assert raised.value.status == status
 
 
 def test_uris_lead_into_the_project() -> None:
-    assert uri_path("storage://local/local/mlflow/a%20b//c/", "storage") == ["a b", "c"]
+    assert uri_path("storage://local/second/mlflow/a%20b//c/", "storage") == (PROJECTS[2], ["a b", "c"])
 
 
 def test_a_port_that_is_taken_is_not_used() -> None:
