@@ -39,7 +39,6 @@ class Api:
         self._auth = auth
         self._manager = manager
         self._gate = gate
-        self.url = ""
         self._requests = 0  # that are being answered
         self._last = time.monotonic()
         storage = Storage(state, f"{PREFIX}/storage")
@@ -125,8 +124,9 @@ class Api:
             return web.json_response({})
         return web.json_response({"state": os.path.realpath(self._state.root), "pid": os.getpid()})
 
-    async def _config(self, _request: web.Request) -> web.Response:
-        return web.json_response(config(self.url))
+    async def _config(self, request: web.Request) -> web.Response:
+        """Tell where the services are: where this one was found, be it through a forwarder."""
+        return web.json_response(config(f"http://{request.host}{PREFIX}"))
 
     async def _images(self, _request: web.Request) -> web.Response:
         """Tell the registry's images: there is none to push to, so it has none (images.yaml maps names)."""

@@ -96,7 +96,6 @@ async def _serve(state: State, lock: int) -> None:
         )
         manager.load()
         api = Api(state, auth, manager, gate, secrets, disks)
-        api.url = url
         runner = web.AppRunner(api.app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
         await runner.setup()
         await web.SockSite(runner, server).start()
