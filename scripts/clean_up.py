@@ -6,7 +6,7 @@ import asyncio
 import os
 
 from common import console
-from common.console import Failure, Problem, format_duration, parse_duration, say
+from common.console import UNCHANGED, Failure, Problem, format_duration, parse_duration, say
 from flow.store_task import Task
 from flow.workspace import open_flow
 from settings import problems
@@ -19,6 +19,8 @@ async def clean_up(settings: Settings, older_than: int, *, force: bool, dry_run:
     async with open_flow(settings, will_run=True) as flow:
         task = await Task.prepare(flow, dry_run=dry_run)
         only_look = {"dry_run": True} if dry_run else {}
+        if dry_run:
+            say(UNCHANGED)
         done = await task.run("gc", older_than=older_than, force=force, **only_look)
         found, totals = done["found"], done["totals"]
         age = f" for {format_duration(older_than)} or longer" if older_than else ""
