@@ -8,9 +8,12 @@ neuro-flow evaluates of the action: image, preset, environment, secrets and volu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import shlex
+import sys
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +32,16 @@ from settings.layers import redact
 from settings.values import one_slash, sqlite_path
 
 if TYPE_CHECKING:
+    import aiohttp
     import apolo_sdk
 else:
-    apolo_sdk = lazily("apolo_sdk")
+    aiohttp, apolo_sdk = lazily("aiohttp"), lazily("apolo_sdk")
 
 JOB = "mlflow_store"
 """The job's id in the tags, where neuro-flow has the ids of live.yaml."""
-RESULT = "mlflow-store-result: "  # as in store_job.py, which imports nothing from here
+RESULT = ".mlflow-result-"  # as in store_job.py, which imports nothing from here
+RESULT_LAG = 15.0
+"""Seconds in which a file that a job has written shows on the platform's storage."""
 LIFE_SPAN = 24 * 3600  # seconds; a job that nobody watches any more ends by then
 
 
@@ -71,6 +77,11 @@ def backups_of(flow: Flow, submission: Submission, project: str) -> Backups:
     uri = flow.client.parse.str_to_uri(f"storage:{project}-mlflow-backups", project_name=flow.project)
     volume = apolo_sdk.Volume(uri, "/mnt/mlflow-backups")
     return Backups(volume.container_path, volume.storage_uri, volume)
+
+
+def in_json(value: object) -> str:
+    """Return a value in JSON without any `$`, which Kubernetes reads in a job's environment."""
+    return json.dumps(value).replace("$", "\\u0024")
 
 
 def holds_folder(folder: str, path: str) -> bool:
@@ -141,9 +152,16 @@ class Task:
         Raises:
             Failure: it failed, or another such job is at work.
         """
-        job = await self._start({"do": what, "backups": self.backups.path, **task})
+        name = f"{RESULT}{uuid.uuid4().hex}.json"
+        job = await self._start({"do": what, "backups": self.backups.path, "result": name, **task})
         try:
-            result = await self._follow(job, what)
+            job = await self._follow(job, what)
+            result = await self._result(job, name)
+            if result is None:
+                print(await self.flow.log_tail(job), file=sys.stderr)
+                fix = "its last words are above; run the same again when the reason is gone"
+                ended = f"the {what} ended without a result (job {job.id}: {state_of(job)})"
+                raise Failure(Problem(ended, fix))
         except (asyncio.CancelledError, Failure):
             job = await self.flow.client.jobs.status(job.id)
             if not job.status.is_finished:
@@ -171,7 +189,7 @@ class Task:
                 preset_name=submission.options.get("preset") or next(iter(flow.client.config.presets)),
                 entrypoint="env",
                 command=shlex.join(["python3", "-uc", program.command("store_job")]),
-                env={**env.env, **program.variables("store_job"), "MLFLOW_STORE_TASK": json.dumps(task)},
+                env={**env.env, **program.variables("store_job"), "MLFLOW_STORE_TASK": in_json(task)},
                 secret_env=env.secret_env,
                 volumes=mounted,
                 disk_volumes=volumes.disk_volumes,
@@ -195,7 +213,25 @@ class Task:
             )
         )
 
-    async def _follow(self, job: Job, what: str) -> dict[str, Any]:
+    async def _result(self, job: Job, name: str) -> dict[str, Any] | None:
+        """Return the result that an ended job has kept, and remove it; None where there is none."""
+        storage, uri = self.flow.client.storage, self.backups.uri / name
+        lag = 0.0 if job.status == apolo_sdk.JobStatus.CANCELLED else RESULT_LAG
+        with console.waiting_for(f"the result of job {job.id}") as waiting:
+            while True:
+                try:
+                    data = b"".join([chunk async for chunk in storage.open(uri)])
+                except apolo_sdk.ResourceNotFound:
+                    if waiting.tick() >= lag:
+                        return None
+                    await asyncio.sleep(0.5)
+                else:
+                    await storage.rm(uri)
+                    found: dict[str, Any] = json.loads(data)
+                    return found
+
+    async def _follow(self, job: Job, what: str) -> Job:
+        """Show what a job says until it has ended; return it as it is then."""
         flow = self.flow
         limit = flow.settings.timeout
         with console.waiting_for(f"job {job.id} to start") as waiting:
@@ -206,26 +242,20 @@ class Task:
                     raise Failure(Problem(f"the {what} has not started in {format_duration(limit)}", fix))
                 await asyncio.sleep(0.2)
                 job = await flow.client.jobs.status(job.id)
-        result: dict[str, Any] | None = None
         rest = b""
-        async for chunk in flow.log(job, follow=True):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                text = line.decode(errors="replace").rstrip("\r")
-                if text.startswith(RESULT):
-                    result = json.loads(text.removeprefix(RESULT))
-                elif text.strip():
-                    say(redact(text.removeprefix("mlflow-server: ")))
+        with contextlib.suppress(aiohttp.ClientError, apolo_sdk.ClientError, ValueError):  # it is for people
+            async for chunk in flow.log(job, follow=True):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    if text := line.decode(errors="replace").strip():
+                        say(redact(text.removeprefix("mlflow-server: ")))
         with console.waiting_for(f"job {job.id} to end") as waiting:
             while not job.status.is_finished:
                 if waiting.tick() > limit:
                     raise Failure(Problem(f"job {job.id} is still {job.status}", "run the same again"))
                 job = await flow.client.jobs.status(job.id)
                 await asyncio.sleep(0.1)
-        if result is None:
-            fix = "its last words are above; run the same again when the reason is gone"
-            raise Failure(Problem(f"the {what} ended without a result (job {job.id}: {state_of(job)})", fix))
-        return result
+        return job
 
 
 async def require_no_task(flow: Flow) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import console
-from common.console import UNREACHABLE, Failure, Problem, one_line
+from common.console import UNREACHABLE, Failure, Problem, one_line, say
 from common.lazy import lazily
 from flow import neuro_flow
 from flow.login import VENV_BIN, Login, log_in
@@ -35,6 +35,8 @@ CONNECT_TIMEOUT = 12
 """Seconds for the first answer of the platform: `make` has to say so within 15 that there is none."""
 FIRST_LINES, MORE_LINES = 15.0, 2.0
 """Seconds for the first piece of a log, and for each further one: what is there has been read then."""
+GONE_WAIT = 60.0
+"""Seconds that the processes of a job have to end: the platform gives them 30, and looks now and then."""
 LOG_LAG = 15.0
 """Seconds by which the log of an ended job may lag behind its end."""
 
@@ -171,7 +173,7 @@ class Flow:
                 await self.client.storage.mkdir(volume.storage_uri, parents=True, exist_ok=True)
 
     async def stop(self, job: Job) -> None:
-        """Stop a job and wait for its end.
+        """Stop a job and wait for its end, and that of its processes where it can be seen.
 
         Raises:
             Failure: it has not ended after the time limit.
@@ -188,6 +190,25 @@ class Flow:
                     )
                 await asyncio.sleep(0.2)
                 job = await self.client.jobs.status(job.id)
+            await self._gone(job, waiting)
+
+    async def _gone(self, job: Job, waiting: console.Waiting) -> None:
+        """Wait for the end of a job that is called ended at once: of its container, and of what that says."""
+        reading = asyncio.ensure_future(self._read_log(job))
+        deadline = time.monotonic() + min(GONE_WAIT, self.settings.timeout)
+        try:
+            while time.monotonic() < deadline:
+                if reading.done() and not job._internal.materialized:
+                    return
+                waiting.tick(f"{job.status}, and its processes are ending")
+                await asyncio.wait({reading}, timeout=0.5)
+                job = await self.client.jobs.status(job.id)
+            left = f"the processes of job {job.id} may run for another {GONE_WAIT:.0f} s"
+            say(f"{left}; nothing else changes their store until then")
+        finally:
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
 
     async def log(self, job: Job, *, follow: bool) -> AsyncIterator[bytes]:
         """Yield a job's log; without `follow` only what is there.

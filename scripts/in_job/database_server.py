@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import ipaddress
+import os
 import re
-from typing import Any
+import socket
+from contextlib import suppress
+from typing import Any, Tuple
 from urllib.parse import urlsplit
 
 from in_job.location import DRIVERS
@@ -13,6 +17,7 @@ from in_job.unfinished import TABLE, refuse_unfinished
 from in_job.waiting import wait
 from in_job.words import Problem, say
 
+INTERNAL = "NEURO_JOB_INTERNAL_HOSTNAME"
 HOPELESS = (
     "authentication failed|access denied|no password|pg_hba|not allowed|does not exist|unknown database"
 )
@@ -27,8 +32,18 @@ def sql_revision(session: Any) -> str | None:
     return found or ("" if "experiments" in tables else None)
 
 
-def prepare_sql(uri: str, timeout: float, changing: bool = False) -> None:
-    """Wait for a database server, upgrade the schema once; a task that is `changing` it has marked it."""
+def is_private(host: str) -> bool:
+    """Tell whether a host is in a network that is private, and no job's: jobs reach no other ones there."""
+    if "." in host and host.partition(".")[2] == os.environ.get(INTERNAL, "").partition(".")[2]:
+        return False
+    with suppress(OSError, ValueError):
+        addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+        return all(ipaddress.ip_address(one).is_private for one in addresses)
+    return False
+
+
+def reach(uri: str, timeout: float) -> Tuple[Any, str]:
+    """Wait for a database server; return a connection to it, and what it is in words."""
     alchemy = importlib.import_module("sqlalchemy")
     url = urlsplit(uri)
     kind = url.scheme.partition("+")[0]
@@ -47,7 +62,21 @@ def prepare_sql(uri: str, timeout: float, changing: bool = False) -> None:
                 raise OSError(str(error.orig)) from None
             raise Problem(f"{where}: {error.orig}; correct backend_store_uri or the database") from None
 
-    with wait(connect, timeout, where) as session:
+    try:
+        return wait(connect, timeout, where), where
+    except Problem as problem:
+        if url.hostname and is_private(url.hostname):
+            hint = "jobs reach no private network: give it an address that is public, or run it as a job"
+            raise Problem(f"{problem}; {hint}") from None
+        raise
+
+
+def prepare_sql(uri: str, timeout: float, changing: bool = False) -> None:
+    """Wait for a database server, upgrade the schema once; a task that is `changing` it has marked it."""
+    alchemy = importlib.import_module("sqlalchemy")
+    kind = urlsplit(uri).scheme.partition("+")[0]
+    session, where = reach(uri, timeout)
+    with session:
         refuse_unfinished(not changing and alchemy.inspect(session).has_table(TABLE), where)
         if is_current(sql_revision(session), where):
             return

@@ -16,6 +16,12 @@ from in_job.store import Store
 from in_job.words import Problem, explain, say
 
 
+def is_interrupted(store: Store) -> bool:
+    """Tell whether a job that was killed has left something to be finished or undone."""
+    moving = bool(store.around and (store.around / MOVING).is_dir())
+    return moving or bool(store.is_database and store.mark.read())
+
+
 def recover(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any] | None:
     """Finish or undo what a job that was killed has left; return the result if that was this very task."""
     if store.around and store.path and (store.around / MOVING).is_dir():

@@ -20,6 +20,7 @@ from in_job import sqlite
 from in_job.artifact_folder import artifacts_folder
 from in_job.database_server import prepare_sql
 from in_job.environment import DEFAULTS, OWN_INPUTS, names, store_defaults, uvicorn_options
+from in_job.in_use import hold
 from in_job.installed import mlflow_version, package
 from in_job.location import is_remote, locate, store_path
 from in_job.sqlite import prepare_sqlite
@@ -62,6 +63,7 @@ def prepare(env: MutableMapping[str, str]) -> list[str]:
     if package("mlflow") == Path():
         raise Problem(f"MLflow is not installed for {sys.executable}: take another image")
     uri, destination = locate(env)
+    hold(uri, mode == "server", timeout)
     destination = prepare_store(uri, destination, timeout)
     env["MLFLOW_BACKEND_STORE_URI"], env["MLFLOW_ARTIFACTS_DESTINATION"] = uri, destination
     env["MLFLOW_PORT"] = env.get("NEURO_JOB_HTTP_PORT") or env.get("MLFLOW_PORT") or "5000"

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import os
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +15,7 @@ from in_job import sqlite
 from in_job.artifact_folder import beside, is_ours
 from in_job.counts import Counts, count
 from in_job.database_server import sql_revision
+from in_job.in_use import folder_lock, lock_file
 from in_job.location import is_remote, locate, store_path
 from in_job.schema import is_current
 from in_job.sql import connect, table_names
@@ -104,11 +103,9 @@ class Store:
         with contextlib.ExitStack() as stack:
             if self.path:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                path = self.path.with_name(f".{self.path.name}.store")
-                if self.path.is_dir():  # the folder above may not be on the volume
-                    path = self.path / ".mlflow.store"
+                path = lock_file(self.path, "store")
                 if "vfs=unix-dotfile" in self.uri:
-                    stack.enter_context(folder_lock(path, busy))
+                    stack.enter_context(folder_lock(path, 2 * LOCK_WAIT, busy, LOCK_WAIT))
                     drop_stale_dotlock(self.path, sqlite.SQLITE_WAIT)
                 else:
                     lock = stack.enter_context(path.open("w"))
@@ -172,27 +169,6 @@ class Store:
             raise
         except sqlite3.DatabaseError as error:
             return str(error)
-
-
-@contextlib.contextmanager
-def folder_lock(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock where there are no locks of files: a folder, which is touched as long as it is held."""
-    folder, end = path.with_name(f"{path.name}.lock"), threading.Event()
-
-    def touch() -> None:
-        while not end.wait(LOCK_WAIT / 10):
-            os.utime(folder)
-
-    drop_stale_dotlock(path, LOCK_WAIT)
-    wait(folder.mkdir, LOCK_WAIT, busy)
-    toucher = threading.Thread(target=touch, daemon=True)
-    toucher.start()
-    try:
-        yield
-    finally:
-        end.set()
-        toucher.join()
-        folder.rmdir()
 
 
 def require_tables(store: Store) -> str:

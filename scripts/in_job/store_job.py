@@ -1,7 +1,8 @@
 """Back up, restore, upgrade or clean up the store of an MLflow server, in a job of its own.
 
 The job has the image, the volumes and the environment of the server's, so that it sees the same store.
-MLFLOW_STORE_TASK says what to do, in JSON; the last line printed is the result, after RESULT.
+MLFLOW_STORE_TASK says what to do, in JSON. The result is a file among the backups, whose name the task has:
+a log is for people, and the platform's lags behind the end of a job.
 """
 
 from __future__ import annotations
@@ -10,22 +11,25 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from in_job.backup import back_up
 from in_job.backup_file import part_of
 from in_job.clean_up import clean_up
+from in_job.in_use import alone_with
 from in_job.look import look
-from in_job.recovery import recover
+from in_job.recovery import is_interrupted, recover
 from in_job.restore import restore
 from in_job.store import Store
 from in_job.upgrade import undo, upgrade
-from in_job.words import explain, redact
+from in_job.words import explain, redact, say
 
-RESULT = "mlflow-store-result: "
-
+RESULT = ".mlflow-result-"  # begins the name of every result
+KEPT = 24 * 3600  # seconds; whoever waited for an older result has gone
 
 TASKS: dict[str, Callable[[Store, Path, dict[str, Any]], dict[str, Any]]] = {
     "backup": back_up,
@@ -35,29 +39,56 @@ TASKS: dict[str, Callable[[Store, Path, dict[str, Any]], dict[str, Any]]] = {
     "gc": clean_up,
     "look": look,
 }
+CHANGING = ("restore", "upgrade", "undo")
+"""Those that no server may be beside; a clean-up removes what is deleted under a server as well."""
+
+
+def hand_over(folder: Path, name: str, result: dict[str, Any]) -> None:
+    """Keep the result where whoever gave the task reads and removes it; it is there whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{RESULT}*"):
+        if time.time() - old.stat().st_mtime > KEPT:
+            old.unlink()
+    part = folder / f"{name}.part"
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(result, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(folder / name)
+
+
+def do(task: dict[str, Any]) -> dict[str, Any]:
+    """Do a task, alone where it changes the store, and return its result."""
+    store, folder = Store(dict(os.environ)), Path(task["backups"])
+    if task.get("dry_run"):  # changes nothing, not even what a job that was killed has left
+        return TASKS[task["do"]](store, folder, task)
+    with ExitStack() as stack:
+        stack.enter_context(store.alone())
+        if (task["do"] in CHANGING and not task.get("check")) or is_interrupted(store):
+            stack.enter_context(alone_with(store.uri))
+        part_of(store, folder).unlink(missing_ok=True)  # a job that was killed has left it
+        return recover(store, folder, task) or TASKS[task["do"]](store, folder, task)
 
 
 def main() -> int:
     """Do the task; return the exit code."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
+    task = json.loads(os.environ["MLFLOW_STORE_TASK"])
     try:
-        task = json.loads(os.environ["MLFLOW_STORE_TASK"])
-        store, folder = Store(dict(os.environ)), Path(task["backups"])
-        do = TASKS[task["do"]]
-        if task.get("dry_run"):  # changes nothing, not even what a job that was killed has left
-            result = do(store, folder, task)
-        else:
-            with store.alone():
-                part_of(store, folder).unlink(missing_ok=True)  # a job that was killed has left it
-                result = recover(store, folder, task) or do(store, folder, task)
+        result = do(task)
     except Exception as error:
         result = {"error": redact(explain(error))}
     except SystemExit as error:
         if error.code != 1:  # else a child has failed, and said why
             raise
         result = {"error": "it failed for the reason above"}
-    print(RESULT + json.dumps(result), flush=True)
+    say(result.get("error", "done"))
+    try:
+        hand_over(Path(task["backups"]), task["result"], result)
+    except OSError as error:
+        say(f"the result cannot be kept: {explain(error)}")
+        return 1
     return 1 if "error" in result else 0
 
 

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +20,6 @@ from typing import Any
 from tests.conftest import ROOT
 from tests.in_job.harness import MLFLOW_PYTHON, OLD_REVISION, Database, old_database, python_with_mlflow
 
-RESULT = "mlflow-store-result: "
 STORE_JOB = "import sys; sys.exit(store_job.main())"
 OLD_SCHEMA = """
 import os
@@ -50,6 +50,9 @@ class Job:
 
     def __init__(self, pid: int, out: Path) -> None:
         self.pid, self.home, self._out = pid, out.parent, out
+        self.file = Path()
+        """Where it keeps its result."""
+        self._result: dict[str, Any] = {}
 
     @property
     def said(self) -> str:
@@ -77,10 +80,11 @@ class Job:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What it has handed back."""
-        [line] = [line for line in self.said.splitlines() if line.startswith(RESULT)] or ["{}"]
-        found: dict[str, Any] = json.loads(line.removeprefix(RESULT))
-        return found
+        """What it has handed back, which is removed when it is read."""
+        if self.file.is_file():
+            self._result = json.loads(self.file.read_text("utf-8"))
+            self.file.unlink()
+        return self._result
 
 
 class Warm:
@@ -150,10 +154,13 @@ class Place:
 
     def start(self, task: str, patch: str = "", env: Mapping[str, str] | None = None, **options: Any) -> Job:
         """Start a task, after code that changes how it is done and may read more variables."""
-        words = {"do": task, "backups": str(self.backups), **options}
+        name = f".mlflow-result-{uuid.uuid4().hex}.json"
+        words = {"do": task, "backups": str(self.backups), "result": name, **options}
         words["from"] = words.pop("source", "")
         code, variables = f"{patch}\n{STORE_JOB}", {**self.env, **(env or {})}
-        return self.warm.start(code, **variables, MLFLOW_STORE_TASK=json.dumps(words))
+        job = self.warm.start(code, **variables, MLFLOW_STORE_TASK=json.dumps(words))
+        job.file = self.backups / name
+        return job
 
     def run(self, task: str, patch: str = "", **options: Any) -> dict[str, Any]:
         """Do a task that has to succeed, and return its result."""
