@@ -33,7 +33,7 @@ def sql_revision(session: Any) -> str | None:
 
 
 def is_private(host: str) -> bool:
-    """Tell whether a host is in a network that is private, and no job's: jobs reach no other ones there."""
+    """Tell whether a host is in a private network and is no job: jobs reach nothing else there."""
     if "." in host and host.partition(".")[2] == os.environ.get(INTERNAL, "").partition(".")[2]:
         return False
     with suppress(OSError, ValueError):
@@ -65,7 +65,7 @@ def reach(uri: str, timeout: float) -> Tuple[Any, str]:
     try:
         return wait(connect, timeout, where), where
     except Problem as problem:
-        if url.hostname and is_private(url.hostname):
+        if url.hostname and "time" in str(problem.__cause__) and is_private(url.hostname):
             hint = "jobs reach no private network: give it an address that is public, or run it as a job"
             raise Problem(f"{problem}; {hint}") from None
         raise

@@ -107,7 +107,7 @@ def folder_lock(path: Path, seconds: float, busy: str, stale: float = STALE) -> 
                 seen, since = touched, time.monotonic()
             elif time.monotonic() - since > stale:
                 folder.rmdir()
-            raise
+            raise BlockingIOError("another job has it") from None
 
     wait(make, seconds, busy)
     toucher = threading.Thread(target=touch, daemon=True)

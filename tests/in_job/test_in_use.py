@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def store(request: pytest.FixtureRequest, place: MakePlace, tmp_path: Path, temp
     kind = request.param
     if kind in ("postgresql", "mariadb"):
         database: Database = request.getfixturevalue(kind)
-        name = f"in_use_{next(NUMBERS)}"
+        name = f"mlflow_in_use_{next(NUMBERS)}"
         database.execute(f"CREATE DATABASE {name}", *(["postgres"] if kind == "postgresql" else []))
         return place(uri=database.uri(name))
     made = place()
@@ -51,7 +52,8 @@ def serve(start: StartServer) -> Callable[..., Server]:
 def end(server: Server, number: int) -> None:
     """End all of a server's processes by a signal, its first one last: that would end them in an order."""
     for pid in reversed([server.pid, *descendants(server.pid)]):
-        os.kill(pid, number)
+        with suppress(ProcessLookupError):  # it has ended with another
+            os.kill(pid, number)
     server.process.wait(60)
 
 
@@ -135,13 +137,13 @@ def test_one_that_only_shows_runs_is_let_in(store: Place, serve: Callable[..., S
 def test_a_lost_connection_is_made_anew(
     postgresql: Database, place: MakePlace, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    postgresql.execute("CREATE DATABASE in_use_lost", "postgres")
-    store = place(uri=postgresql.uri("in_use_lost"))
+    postgresql.execute("CREATE DATABASE mlflow_lost", "postgres")
+    store = place(uri=postgresql.uri("mlflow_lost"))
     server = serve(store).wait_until_up()
     held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 5079"
-    assert postgresql.execute(held, "in_use_lost") == "1"
+    assert postgresql.execute(held, "mlflow_lost") == "1"
     kill = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 5079"
-    postgresql.execute(kill, "in_use_lost")
-    wait_for(lambda: postgresql.execute(held, "in_use_lost") == "1", "the lock", 60)
+    postgresql.execute(kill, "mlflow_lost")
+    wait_for(lambda: postgresql.execute(held, "mlflow_lost") == "1", "the lock", 60)
     assert any("the connection that holds the store is lost" in line for line in server.lines)
     assert server.call("GET", "/version")[0] == 200

@@ -129,6 +129,7 @@ def test_a_damaged_backup_is_refused_and_nothing_changes(
     assert store.path.read_bytes() == before
     assert sorted(path.name for path in store.folder.iterdir()) == [
         ".mlflow.db.store",
+        ".mlflow.db.used",
         "backups",
         "mlflow.db",
     ]

@@ -200,7 +200,7 @@ def test_runs_find_their_artifacts_before_and_after(place: MakePlace, start: Sta
 
 
 def found_without_backups(store: Place) -> dict[str, bytes]:
-    ours = ("backups/", "mlruns/.mlflow.store")
+    ours = ("backups/", "mlruns/.mlflow.")
     return {path: data for path, data in tree(store.folder).items() if not path.startswith(ours)}
 
 
