@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,15 @@ def hand_over(folder: Path, name: str, result: dict[str, Any]) -> None:
         if time.time() - old.stat().st_mtime > KEPT:
             old.unlink()
     part = folder / f"{name}.part"
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(result, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(folder / name)
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(result, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(folder / name)
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
 def do(task: dict[str, Any]) -> dict[str, Any]:
@@ -83,12 +87,11 @@ def main() -> int:
         if error.code != 1:  # else a child has failed, and said why
             raise
         result = {"error": "it failed for the reason above"}
-    say(result.get("error", "done"))
     try:
         hand_over(Path(task["backups"]), task["result"], result)
-    except OSError as error:
-        say(f"the result cannot be kept: {explain(error)}")
-        return 1
+    except OSError as error:  # as where the volume is full, which the task has failed of; the log has to do
+        result.setdefault("error", f"the result cannot be kept: {explain(error)}")
+    say(result.get("error", "done"))
     return 1 if "error" in result else 0
 
 

@@ -84,6 +84,8 @@ class Job:
         if self.file.is_file():
             self._result = json.loads(self.file.read_text("utf-8"))
             self.file.unlink()
+        elif not self._result and self.code == 1:  # no space for it: the log has the error
+            self._result = {"error": self.said.splitlines()[-1].partition("mlflow-server: ")[2]}
         return self._result
 
 

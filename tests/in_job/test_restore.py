@@ -529,7 +529,7 @@ def test_only_one_task_at_a_time_where_files_have_no_locks(filled: Path, place: 
     store.env["MLFLOW_BACKEND_STORE_URI"] = f"sqlite:///file:{store.path}?vfs=unix-dotfile&uri=true"
     hold = """
 import sqlite3, time
-from in_job import location, store_job
+from in_job import location, store, store_job
 store.LOCK_WAIT = 0.2
 def hold(store, *_):
     database = sqlite3.connect(location.sqlite_file(store.uri)[1], uri=True, isolation_level=None)
