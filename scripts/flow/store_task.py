@@ -40,6 +40,7 @@ else:
 JOB = "mlflow_store"
 """The job's id in the tags, where neuro-flow has the ids of live.yaml."""
 RESULT = ".mlflow-result-"  # as in store_job.py, which imports nothing from here
+LINE = "mlflow-store-result: "  # the same
 RESULT_LAG = 15.0
 """Seconds in which a file that a job has written shows on the platform's storage."""
 LIFE_SPAN = 24 * 3600  # seconds; a job that nobody watches any more ends by then
@@ -156,7 +157,7 @@ class Task:
         job = await self._start({"do": what, "backups": self.backups.path, "result": name, **task})
         try:
             job = await self._follow(job, what)
-            result = await self._result(job, name)
+            result = await (self._looked(job) if task.get("dry_run") else self._result(job, name))
             if result is None:
                 print(await self.flow.log_tail(job), file=sys.stderr)
                 fix = "its last words are above; run the same again when the reason is gone"
@@ -230,6 +231,19 @@ class Task:
                     found: dict[str, Any] = json.loads(data)
                     return found
 
+    async def _looked(self, job: Job) -> dict[str, Any] | None:
+        """Return the result of a job that may change nothing: a line of its log, as soon as it is there."""
+        with console.waiting_for(f"the result of job {job.id}") as waiting:
+            while True:
+                lines = (await self.flow.read_log(job)).splitlines()
+                for line in lines:
+                    if line.startswith(LINE):
+                        found: dict[str, Any] = json.loads(line.removeprefix(LINE))
+                        return found
+                if waiting.tick() >= RESULT_LAG:
+                    return None
+                await asyncio.sleep(1)
+
     async def _follow(self, job: Job, what: str) -> Job:
         """Show what a job says until it has ended; return it as it is then."""
         flow = self.flow
@@ -247,7 +261,8 @@ class Task:
             async for chunk in flow.log(job, follow=True):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
-                    if text := line.decode(errors="replace").strip():
+                    text = line.decode(errors="replace").strip()
+                    if text and not text.startswith(LINE):
                         say(redact(text.removeprefix("mlflow-server: ")))
         with console.waiting_for(f"job {job.id} to end") as waiting:
             while not job.status.is_finished:

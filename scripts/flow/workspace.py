@@ -194,7 +194,7 @@ class Flow:
 
     async def _gone(self, job: Job, waiting: console.Waiting) -> None:
         """Wait for the end of a job that is called ended at once: of its container, and of what that says."""
-        reading = asyncio.ensure_future(self._read_log(job))
+        reading = asyncio.ensure_future(self.read_log(job))
         deadline = time.monotonic() + min(GONE_WAIT, self.settings.timeout)
         try:
             while time.monotonic() < deadline:
@@ -236,7 +236,7 @@ class Flow:
         said = [line.strip() for line in (job.history.description or "").splitlines() if line.strip()]
         deadline = time.monotonic() + LOG_LAG
         while True:
-            read = await self._read_log(job)
+            read = await self.read_log(job)
             missing = job.status.is_finished and (said[-1] not in read if said else not read.strip())
             if not missing or time.monotonic() > deadline:
                 break
@@ -244,7 +244,8 @@ class Flow:
         text = "\n".join(said) if missing and len(said) > 1 else read
         return "\n".join(redact(text).splitlines()[-lines:])
 
-    async def _read_log(self, job: Job) -> str:
+    async def read_log(self, job: Job) -> str:
+        """Return the end of a job's log, as far as it is there."""
         data = b""
         with contextlib.suppress(aiohttp.ClientError, apolo_sdk.ClientError, ValueError):
             async for chunk in self.log(job, follow=False):

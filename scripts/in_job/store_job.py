@@ -29,6 +29,8 @@ from in_job.upgrade import undo, upgrade
 from in_job.words import explain, redact, say
 
 RESULT = ".mlflow-result-"  # begins the name of every result
+LINE = "mlflow-store-result: "
+"""Begins the line of the log that is the result where nothing may be changed."""
 KEPT = 24 * 3600  # seconds; whoever waited for an older result has gone
 
 TASKS: dict[str, Callable[[Store, Path, dict[str, Any]], dict[str, Any]]] = {
@@ -87,6 +89,9 @@ def main() -> int:
         if error.code != 1:  # else a child has failed, and said why
             raise
         result = {"error": "it failed for the reason above"}
+    if task.get("dry_run"):  # which leaves no file, and can be done again
+        print(LINE + json.dumps(result), flush=True)
+        return 1 if "error" in result else 0
     try:
         hand_over(Path(task["backups"]), task["result"], result)
     except OSError as error:  # as where the volume is full, which the task has failed of; the log has to do
