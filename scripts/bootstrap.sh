@@ -4,8 +4,8 @@
 #   bootstrap.sh SCRIPT [ARG ...]   runs SCRIPT.py, which lies beside this file, in .mlflow/venv
 #   bootstrap.sh --venv NAME LOCK   makes .mlflow/NAME from the lock file LOCK, and runs nothing
 #
-# An environment is made once, and again when its lock file or its place changes. Its stamp is written last,
-# so one that was interrupted is made anew by the next call. No step needs root.
+# An environment is made once, and again when its lock file or its place changes, or a package of it is gone. Its
+# stamp is written last, so one that was interrupted is made anew by the next call. No step needs root.
 set -euo pipefail
 
 here=$(dirname "${BASH_SOURCE[0]}")
@@ -17,7 +17,17 @@ trap '[ "${MLFLOW_SETUP_LOCK:-}" ] || say "interrupted; run the same again"; exi
 
 # The stamp says what the environment was made from, and where: a virtual environment cannot be moved.
 stamp_of() { (cd ".mlflow/$1" && pwd -P) && cat "$2"; }
-is_made() { [ -x ".mlflow/$1/bin/python" ] && stamp_of "$@" 2>/dev/null | cmp -s - ".mlflow/$1/stamp"; }
+is_made() {
+  [ -x ".mlflow/$1/bin/python" ] && stamp_of "$@" 2>/dev/null | cmp -s - ".mlflow/$1/stamp" && has_its_packages "$1"
+}
+
+has_its_packages() { # NAME: each in the version of the lock file; somebody may have installed another one since
+  local package
+  [ -f ".mlflow/$1/packages" ] || return 0
+  while read -r package; do
+    [ -d ".mlflow/$1/$package" ] || return 1
+  done <".mlflow/$1/packages"
+}
 
 find_python() { # prints the first Python that is new enough; pyenv and friends put commands on PATH that do not run
   local name
@@ -97,6 +107,7 @@ os.execvp("bash", ["bash", *sys.argv[2:]])
     say "could not install $2 into .mlflow/$1 (the reason is above); mend it and run the same command again"
     exit 1
   fi
+  (cd ".mlflow/$1" && printf '%s\n' lib/python*/site-packages/*.dist-info >packages)
   stamp_of "$@" >".mlflow/$1/stamp"
   say "set up in $((SECONDS - started)) s"
 }

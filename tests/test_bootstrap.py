@@ -93,6 +93,13 @@ def test_once_then_again_only_for_a_change_and_after_an_interruption(toolkit: To
     assert code == 7
     assert "setting up" in err
 
+    [package] = (toolkit.workspace / ".mlflow/venv/lib").glob("python*/site-packages/toml-*.dist-info")
+    package.rename(package.with_name("toml-0.0.1.dist-info"))  # as another version leaves it
+    code, _, err = toolkit.run("hello")
+    assert code == 7
+    assert "setting up" in err
+    assert toolkit.run("hello") == (7, "[]\n", "")
+
     toolkit.workspace.rename(toolkit.workspace.with_name("moved"))
     toolkit.workspace = toolkit.workspace.with_name("moved")
     code, _, err = toolkit.run("hello")

@@ -8,7 +8,7 @@ is gone, however it went), ends everything at once. One line on the descriptor t
 the outcome: `started`, or `CODE MESSAGE` when the command cannot be started.
 """
 # Paths are plain text here: the folders are looked at through /proc, after a chroot, and in a forked child.
-# ruff: noqa: PTH102, PTH103, PTH110, PTH112, PTH114, PTH115, PTH116, PTH120, PTH208, PTH211
+# ruff: noqa: PTH100, PTH101, PTH102, PTH103, PTH106, PTH110, PTH112, PTH114, PTH115, PTH116, PTH120, PTH123, PTH208, PTH211
 
 import contextlib
 import ctypes
@@ -16,13 +16,23 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
+import threading
 from types import FrameType
 from typing import Any, NoReturn
+
+sys.dont_write_bytecode = True  # this may be somebody's repository
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from local_platform import loopback  # noqa: E402 - found beside this file only
 
 #: Linux only, as all mounting is.
 O_PATH: int = getattr(os, "O_PATH", 0)
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC = 1, 32, 4096, 16384
+MNT_DETACH = 2
+#: The number of pivot_root(2), which has no function in the C library, and where the old root is meanwhile.
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+OLD_ROOT = ".old-root-of-the-local-platform"
 #: Flags of a mount that one made in a user namespace may not drop: nosuid, nodev, noexec, (no|rel)atime.
 _KEPT = {2: 2, 4: 4, 8: 8, 1024: 1024, 2048: 2048, 4096: 1 << 21}
 
@@ -36,12 +46,18 @@ class StartError(Exception):
 
 
 class Mounts:
-    """Bind mounts of the job's own mount namespace. The host's file system is never written to."""
+    """
+    The job's own mount namespace: the machine's files below an overlay, and the volumes on top.
+
+    What a job writes outside its volumes is kept in `scratch` and goes with the job; the machine's files are
+    never written to.
+    """
 
     def __init__(self, scratch: str) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._scratch = scratch
-        self._volumes: list[str] = []  # targets; folders that are missing there are made inside the volume
+        # Whether what is missing can be made in a mount: in overlays and volumes, not in the machine's own.
+        self._mounted: dict[str, bool] = {"/": True}
         self._memory: set[int] = set()  # devices of the file systems in memory
 
     def apply(self, mounts: list[dict[str, Any]], cwd: str) -> None:
@@ -49,6 +65,7 @@ class Mounts:
         ordered = sorted(mounts, key=lambda mount: str(mount["target"]).count("/"))
         # Opened before anything is covered: a target may hide another mount's source.
         sources = [os.open(mount["source"], O_PATH) for mount in ordered]
+        self._change_root()
         for mount, source in zip(ordered, sources, strict=True):
             self._bind(source, mount["target"])
         self._make(cwd, True)
@@ -57,6 +74,8 @@ class Mounts:
                 self._read_only(mount["target"])
         for source in sources:
             os.close(source)
+        self._libc.umount2(f"/{OLD_ROOT}".encode(), MNT_DETACH)
+        os.rmdir(f"/{OLD_ROOT}")
 
     def _mount(self, source: str, target: str, kind: str, flags: int, data: str = "") -> None:
         texts = [text.encode() for text in (source, target, kind)]
@@ -67,7 +86,7 @@ class Mounts:
         path = f"/proc/self/fd/{source}"
         self._make(target, os.path.isdir(path))
         self._mount(path, target, "", MS_BIND | MS_REC)
-        self._volumes.append(target.rstrip("/") + "/")
+        self._mounted[f"{target}/"] = True
 
     def _read_only(self, target: str) -> None:
         present = os.statvfs(target).f_flag
@@ -81,8 +100,8 @@ class Mounts:
         ancestor = os.path.dirname(path)
         while not os.path.isdir(ancestor):
             ancestor = os.path.dirname(ancestor)
-        in_volume = any((ancestor + "/").startswith(volume) for volume in self._volumes)
-        if not in_volume and os.stat(ancestor).st_dev not in self._memory:
+        inner = max((mount for mount in self._mounted if f"{ancestor}/".startswith(mount)), key=len)
+        if not self._mounted[inner] and os.stat(ancestor).st_dev not in self._memory:
             self._mirror(ancestor)
         try:
             os.makedirs(path if is_folder else os.path.dirname(path), exist_ok=True)
@@ -99,28 +118,106 @@ class Mounts:
         """
         entries = os.listdir(folder)
         original = os.open(folder, O_PATH)
-        # Nothing can be mounted over the root itself: build another one, and move there.
-        cover = self._scratch if folder == "/" else folder
-        self._mount("tmpfs", cover, "tmpfs", 0, "mode=755")
-        self._memory.add(os.stat(cover).st_dev)
+        self._mount("tmpfs", folder, "tmpfs", 0, "mode=755")
+        self._memory.add(os.stat(folder).st_dev)
         for entry in entries:
-            source, target = f"/proc/self/fd/{original}/{entry}", f"{cover}/{entry}"
-            if os.path.islink(source):
-                os.symlink(os.readlink(source), target)
-                continue
-            if os.path.isdir(source):
-                os.mkdir(target)
-            else:
-                os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
-            self._mount(source, target, "", MS_BIND | MS_REC)
+            source, target = f"/proc/self/fd/{original}/{entry}", f"{folder}/{entry}"
+            if _stand_in(source, target):
+                self._mount(source, target, "", MS_BIND | MS_REC)
         os.close(original)
-        if folder == "/":
-            os.chroot(cover)
-            os.chdir("/")
+
+    def _change_root(self) -> None:
+        """Move to a root of the job's own, in which each folder of the machine is below an overlay."""
+        root, points = f"{self._scratch}/new", _mount_points()
+        os.mkdir(root)
+        self._mount("tmpfs", root, "tmpfs", 0, "mode=755")
+        for entry in sorted(os.listdir("/")):
+            if _stand_in(f"/{entry}", f"{root}/{entry}"):
+                if entry in ("dev", "proc", "sys"):
+                    self._mount(f"/{entry}", f"{root}/{entry}", "", MS_BIND | MS_REC)
+                    self._mounted[f"/{entry}/"] = False
+                else:
+                    self._cover(f"/{entry}", root, points)
+        for point in points:
+            inside = not point.startswith(("/dev/", "/proc/", "/sys/")) and os.path.lexists(root + point)
+            if inside and f"{point}/" not in self._mounted:
+                with contextlib.suppress(StartError):  # what cannot be seen is no loss
+                    self._cover(point, root, points)
+        # Not chroot, where that can be helped: nobody can make a user namespace in a changed root.
+        os.mkdir(f"{root}/{OLD_ROOT}")
+        number = _PIVOT_ROOT.get(os.uname().machine)
+        here, old = root.encode(), f"{root}/{OLD_ROOT}".encode()
+        if number is None or self._libc.syscall(number, here, old) != 0:
+            os.chroot(root)
+        os.chdir("/")
+        memory = "/dev/shm"  # noqa: S108 - shared by the processes of the job
+        if os.path.isdir(memory):
+            self._mount("tmpfs", memory, "tmpfs", 6, "mode=1777")
+
+    def _cover(self, path: str, root: str, points: list[str]) -> None:
+        """Show what is at `path` below `root`: a folder in a way that takes changes, all else read-only."""
+        self._mounted[f"{path}/"] = os.path.isdir(path)
+        if os.path.isdir(path):
+            if self._overlay(path, root):
+                return
+            if any(point.startswith(f"{path}/") for point in points):
+                # In a user namespace no folder is shown without what is mounted below it.
+                self._mount("tmpfs", root + path, "tmpfs", 0, "mode=755")
+                for entry in sorted(os.listdir(path)):
+                    if _stand_in(f"{path}/{entry}", f"{root}{path}/{entry}"):
+                        self._cover(f"{path}/{entry}", root, points)
+                return
+            self._mounted[f"{path}/"] = False
+        self._mount(path, root + path, "", MS_BIND)
+        self._read_only(root + path)
+
+    def _overlay(self, path: str, root: str) -> bool:
+        layers = f"{self._scratch}/{len(self._mounted)}"
+        for name in ("upper", "work"):
+            os.makedirs(f"{layers}/{name}")
+        os.chmod(f"{layers}/upper", os.stat(path).st_mode & 0o7777)
+        # By descriptor: no sign of a path can be taken for one between options.
+        opened = [os.open(folder, O_PATH) for folder in (path, f"{layers}/upper", f"{layers}/work")]
+        names = zip(("lowerdir", "upperdir", "workdir"), opened, strict=True)
+        data = ",".join(f"{name}=/proc/self/fd/{descriptor}" for name, descriptor in names)
+        try:
+            for more in ("", ",userxattr"):  # the latter in a user namespace
+                with contextlib.suppress(StartError):
+                    self._mount("overlay", root + path, "overlay", 0, data + more)
+                    return True
+            return False
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
 
 
-def _execute(spec: dict[str, Any], failed: int) -> NoReturn:
-    """Become the job's command, in the child process; on failure write `CODE MESSAGE` to `failed`."""
+def _stand_in(source: str, target: str) -> bool:
+    """Make a place to mount what is at `source`; False for a link, which is copied."""
+    if os.path.islink(source):
+        os.symlink(os.readlink(source), target)
+        return False
+    if os.path.isdir(source):
+        os.mkdir(target)
+    else:
+        os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
+    return True
+
+
+def _mount_points() -> list[str]:
+    """Return where something is mounted in this namespace, outer ones first (proc_pid_mountinfo(5))."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        points = [line.split(" ")[4] for line in lines]
+    for code, sign in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        points = [point.replace(code, sign) for point in points]
+    return sorted({point for point in points if point.count("/") > 1}, key=lambda point: point.count("/"))
+
+
+def _execute(spec: dict[str, Any], failed: int, supervisor: socket.socket) -> NoReturn:
+    """
+    Become the job's command, in the child process; on failure write `CODE MESSAGE` to `failed`.
+
+    Where the job has addresses of its own, the supervisor gets the descriptor by which its calls come.
+    """
     argv, env = spec["argv"], spec["env"]
     try:
         os.setsid()
@@ -128,6 +225,10 @@ def _execute(spec: dict[str, Any], failed: int) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         os.chdir(spec["cwd"])
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+        if spec["addresses"] and (listener := loopback.install()) is not None:
+            socket.send_fds(supervisor, [b"x"], [listener])
+            os.close(listener)
+        supervisor.close()
         os.execvpe(argv[0], argv, env)  # noqa: S606 - a list of words, no shell
     except FileNotFoundError:
         message = f"127 {argv[0]}: command not found"
@@ -142,10 +243,17 @@ def _start(spec: dict[str, Any]) -> int:
     if spec["namespace"]:
         Mounts(spec["scratch"]).apply(spec["mounts"], spec["cwd"])
     read, write = os.pipe()  # closed by a successful exec
+    ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
-        _execute(spec, write)
+        _execute(spec, write, theirs)
     os.close(write)
+    theirs.close()
+    _, listeners, _, _ = socket.recv_fds(ours, 1, 1)
+    if listeners:
+        public, inner = spec["addresses"]
+        serve = loopback.Addresses(public, inner, spec["reachable"]).serve
+        threading.Thread(target=serve, args=(listeners[0],), daemon=True).start()
     with os.fdopen(read, "rb") as stream:
         message = stream.read().decode()
     if message:

@@ -4,11 +4,12 @@ import base64
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from . import rewriting
+from . import network, rewriting
 from .images import Image
 from .jobs import Job
 from .names import CLUSTER, NAMESPACE, USER, Project, internal_hosts, uri_path
@@ -47,9 +48,18 @@ class Resources:
     api_url: str
 
 
+def remove(folder: Path, *names: str) -> None:
+    """Remove folders of a job's container. Those of an overlay hold one that nobody may look into."""
+    for hidden in folder.glob("root/*/work/work"):
+        hidden.chmod(0o700)
+    for name in names:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
 def build(job: Job, image: Image, place: Place, resources: Resources) -> Spec:
     """Work out the process of a job; StartError names what it needs and does not exist."""
     request = job.request
+    remove(place.folder, "root")  # what a process before has left there
     for name in ("home", "work", "root", "secrets"):
         (place.folder / name).mkdir(mode=0o700, exist_ok=True)
     mounts = _mounts(job, place, resources)
@@ -67,7 +77,10 @@ def build(job: Job, image: Image, place: Place, resources: Resources) -> Spec:
     env = {name: rewriting.addresses(value, place.moved) for name, value in env.items()}
     if place.namespace:
         mounts.append(Mount(str(place.hosts), "/etc/hosts", True))
-        return Spec(argv, env, str(PurePosixPath("/", cwd)), str(place.folder / "root"), True, mounts)
+        spec = Spec(argv, env, str(PurePosixPath("/", cwd)), str(place.folder / "root"), True, mounts)
+        spec.addresses = [place.address, network.inner_address(place.address)]
+        spec.reachable = network.proxies(env)
+        return spec
     mapping = {mount.target: mount.source for mount in mounts}
     return Spec(
         [rewriting.paths(word, mapping) for word in argv],
@@ -130,6 +143,9 @@ def _machine(image: Image, place: Place) -> dict[str, str]:
         )
     env["HOME"] = str(place.folder / "home")
     env["PATH"] = f"{image.bin}:{SYSTEM_PATH}"
+    if not place.namespace:  # what is installed is the job's own, and not in what all share
+        site = str(place.folder / "home/site")
+        env |= {"PIP_TARGET": site, "PYTHONPATH": site, "PATH": f"{site}/bin:{env['PATH']}"}
     # A server is to be reached by the platform's ingress and by other jobs, not from the network.
     env["MLFLOW_HOST"] = place.address
     return env | image.env

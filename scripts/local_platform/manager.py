@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import images, jobs, network
-from .environment import Place, Resources, build
+from .environment import Place, Resources, build, remove
 from .jobs import Job, check
 from .names import HOME, ApiError, internal_hosts
 from .output import Output
@@ -331,8 +331,7 @@ class Manager:
     @staticmethod
     def _clean(folder: Path) -> None:
         """Remove what a job leaves behind in its container; the record and the log stay."""
-        for name in ("home", "work", "root", "secrets"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        remove(folder, "home", "work", "root", "secrets")
 
 
 def _port_key(job: Job) -> str:

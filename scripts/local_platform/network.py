@@ -1,12 +1,20 @@
 """Addresses, ports and host names of jobs: each has a loopback address of its own where the system allows."""
 
+import contextlib
 import os
 import random
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 LOCALHOST = "127.0.0.1"
+
+
+def inner_address(address: str) -> str:
+    """Return the loopback address at which a job finds what it has bound to `127.0.0.1`."""
+    first, second, rest = address.split(".", 2)
+    return f"{first}.{int(second) + 64}.{rest}"
 
 
 def own_address(used: Iterable[str]) -> str:
@@ -70,3 +78,14 @@ def write_hosts(path: Path, names: dict[str, list[str]]) -> None:
         os.ftruncate(descriptor, len(data))
     finally:
         os.close(descriptor)
+
+
+def proxies(env: Mapping[str, str]) -> list[str]:
+    """Return the addresses of the proxies that variables name: the way out may begin in a private network."""
+    found: set[str] = set()
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        host = urlsplit(env.get(name, "")).hostname
+        with contextlib.suppress(OSError):
+            answers = socket.getaddrinfo(host, None, socket.AF_INET) if host else []
+            found |= {str(answer[4][0]) for answer in answers}
+    return sorted(found)

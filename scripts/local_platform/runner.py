@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -46,6 +47,10 @@ class Spec:
     scratch: str
     namespace: bool
     mounts: list[Mount] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
+    """Where others, and where only the job itself find it (loopback.py); none: it shares the machine's."""
+    reachable: list[str] = field(default_factory=list)
+    """Addresses in private networks that it may reach."""
 
 
 @cache
@@ -58,14 +63,12 @@ def namespace_command() -> tuple[str, ...] | None:
     unshare = shutil.which("unshare")
     if os.environ.get("LOCAL_PLATFORM_ISOLATION") == "rewrite" or sys.platform != "linux" or not unshare:
         return None
-    spec = Spec(["/bin/true"], {}, "/", "/", True, [Mount("/etc", "/etc/mounted-here", True)])
-    data = _encode(spec)
     for user in ([], ["--user", "--map-root-user"]):
         command = (unshare, *user, *_UNSHARE)
-        with contextlib.suppress(OSError, TimeoutExpired):
-            trial = run(
-                [*command, *HELPER, "2"], input=data, stdout=DEVNULL, stderr=PIPE, timeout=10, check=False
-            )
+        with contextlib.suppress(OSError, TimeoutExpired), tempfile.TemporaryDirectory() as scratch:
+            spec = Spec(["/bin/true"], {}, "/", scratch, True, [Mount("/etc", "/etc/mounted-here", True)])
+            words, data = [*command, *HELPER, "2"], _encode(spec)
+            trial = run(words, input=data, stdout=DEVNULL, stderr=PIPE, timeout=10, check=False)
             if trial.stderr.startswith(b"started") and trial.returncode in (0, 137):
                 return command
     return None

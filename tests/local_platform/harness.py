@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,6 +69,19 @@ def processes(*words: str) -> list[int]:
     found = subprocess.run(["ps", "-axww", "-o", "pid=,args="], capture_output=True, text=True, check=True)
     lines = [line.split(None, 1) for line in found.stdout.splitlines()]
     return [int(line[0]) for line in lines if len(line) == 2 and all(word in line[1] for word in words)]
+
+
+def make_wheel(path: Path) -> None:
+    """Make a package that calls itself mlflow."""
+    files = {
+        "mlflow/__init__.py": "mine = 'here'\n",
+        "mlflow-0.0.1.dist-info/METADATA": "Metadata-Version: 2.1\nName: mlflow\nVersion: 0.0.1\n",
+        "mlflow-0.0.1.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{name},,\n" for name in (*files, "mlflow-0.0.1.dist-info/RECORD"))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in {**files, "mlflow-0.0.1.dist-info/RECORD": record}.items():
+            archive.writestr(name, text)
 
 
 class Answer:

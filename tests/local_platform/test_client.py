@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from local_platform import client
-from tests.local_platform.harness import HOME, QUERY, Platform, eventually, http, processes
+from tests.local_platform.harness import (
+    HOME,
+    MLFLOW,
+    QUERY,
+    Platform,
+    eventually,
+    http,
+    make_wheel,
+    processes,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -180,6 +189,11 @@ def test_jobs_run_with_rewritten_paths_where_there_are_no_namespaces(
     program = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).status)"
     reader = platform.ended("python", "-c", program, f"http://{web['internal_hostname_named']}:5000/")
     assert platform.log(reader["id"]) == "200\n"
+    make_wheel(platform.state / "storage/data/mlflow-0.0.1-py3-none-any.whl")
+    script = "pip install -q --no-deps --no-index \"$D\"/*.whl; python -c 'import mlflow; print(mlflow.mine)'"
+    job = platform.ended("sh", "-c", script, image="mlflow:3", env={"D": "/mnt/data"}, volumes=volumes)
+    assert (job["status"], platform.log(job["id"]).splitlines()[-1]) == ("succeeded", "here")
+    assert not list((MLFLOW.parent / "lib").glob("python*/site-packages/mlflow-0.0.1*"))
     marker = "1414.21"
     job_id = platform.run("sh", "-c", f"sleep {marker} & sleep {marker}; true")
     eventually(lambda: len(processes("sleep", marker)) >= 2)
