@@ -6,11 +6,12 @@ include scripts/mlflow.mk
 help: ; @$(MLFLOW_RUN) help Makefile
 test: dev ; @.mlflow/venv-dev/bin/python -m pytest ## Run every test
 test-faults: dev ; @.mlflow/venv-dev/bin/python -m pytest tests/faults --full --timeout 3600 --dist loadgroup ## Try every fault often, and print a table
-test-quick: dev ; @.mlflow/venv-dev/bin/python -m pytest -m 'not e2e' ## Run the tests that start no server
-lint: dev ; @bash dev/lint.sh ## Check style, types, shell scripts and generated text
-docs: dev ; @.mlflow/venv-dev/bin/python dev/docs.py ## Write the generated text: the server's program in action.yaml
+test-quick: environments ; @.mlflow/venv-dev/bin/python -m pytest -m 'not e2e' ## Run the tests that start no server
+lint: environments ; @bash dev/lint.sh ## Check style, types, shell scripts and generated text
+docs: environments ; @.mlflow/venv-dev/bin/python dev/docs.py ## Write the generated text: the server's program in action.yaml
 bench: dev ; @bash dev/bench.sh ## Measure the server beside plain MLflow, for half an hour; QUICK=yes: 3 minutes
-lock: dev ; @bash dev/lock.sh ## Resolve the lock files anew from their .in files
+lock: environments ; @bash dev/lock.sh ## Resolve the lock files anew from their .in files
 dev: ; @bash dev/setup.sh
+environments: ; @bash dev/setup.sh environments
 
-.PHONY: help test test-faults test-quick lint docs bench lock dev
+.PHONY: help test test-faults test-quick lint docs bench lock dev environments

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import shlex
 import shutil
@@ -20,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dev import docs
+from dev import docs, programs
 from local_platform import client
 from tests.conftest import ROOT
 from tests.e2e.conftest import Clone
@@ -34,13 +33,9 @@ LONG = 180.0
 """Seconds that nothing here should need, on a machine that does other things as well."""
 
 
-def tool(*names: str, hint: str, folders: str = "") -> str:
-    """Return the path of the first of these programs that is there; fail with `hint` if none is."""
-    path = os.pathsep.join([os.environ["PATH"], *map(str, sorted(Path("/").glob(folders or "none")))])
-    found = next(filter(None, (shutil.which(name, path=path) for name in names)), None)
-    if found is None:
-        pytest.fail(f"{names[0]} is missing: {hint}")
-    return found
+def tool(name: str) -> str:
+    """Return the path of a program that the tests need; a missing one fails the test."""
+    return programs.find(name) or pytest.fail(f"{name} is missing: bash dev/setup.sh installs it")
 
 
 def merged(base: yaml.Node | None, extra: yaml.Node | None) -> yaml.Node | None:

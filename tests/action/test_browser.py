@@ -6,6 +6,7 @@ The runs are written by a training job straight to the store, with no server up,
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,22 +20,28 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
+from dev import programs
 from local_platform import client
 
-from .harness import API, LONG, Flow, Job, Platform, call, tool
+from .harness import API, LONG, Flow, Job, Platform, call
 
 pytestmark = pytest.mark.e2e
-HINT = "apt-get install chromium chromium-driver"
 
 
 class Browser:
     """Chromium without a window, with a profile and a download folder of its own."""
 
     def __init__(self, folder: Path) -> None:
+        browser, driver = programs.browser() or pytest.fail("no browser: bash dev/setup.sh installs one")
+        if programs.is_snap(browser):  # it sees no /tmp
+            own = Path.home() / "snap/chromium/common"
+            own.mkdir(parents=True, exist_ok=True)
+            self.own = tempfile.TemporaryDirectory(dir=own)
+            folder = Path(self.own.name)
         self.shots, self.downloads = folder, folder / "downloads"
         self.downloads.mkdir()
         options = webdriver.ChromeOptions()
-        options.binary_location = tool("chromium", "chromium-browser", "google-chrome", hint=HINT)
+        options.binary_location = browser
         for word in (
             *("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "disable-quic"),
             *("no-first-run", "no-proxy-server", "disable-background-networking", "disable-component-update"),
@@ -42,7 +49,7 @@ class Browser:
         ):
             options.add_argument(f"--{word}")
         options.add_experimental_option("prefs", {"download.default_directory": str(self.downloads)})
-        self.driver = webdriver.Chrome(options, Service(tool("chromedriver", hint=HINT)))
+        self.driver = webdriver.Chrome(options, Service(driver))
 
     def open(self, url: str) -> None:
         """Load a page, also when only what is behind the # differs from the present one."""

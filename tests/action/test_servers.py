@@ -67,8 +67,8 @@ class Servers:
         self.s3 = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         self.s3.start()
         self.s3_url = "http://{}:{}".format(*self.s3.get_host_and_port())
-        tool("initdb", hint="apt-get install postgresql", folders="usr/lib/postgresql/*/bin")
-        tool("mariadbd", hint="apt-get install mariadb-server", folders="usr/sbin")
+        tool("initdb")
+        tool("mariadbd")
         self.pool = ThreadPoolExecutor(2)
         starts = {
             "plain": self.start_plain,
