@@ -2,7 +2,7 @@
 # Resolves every lock file anew: each version with its hashes, for every platform and Python, and no index.
 set -euo pipefail
 lock() { # NAME [OPTION ...]
-  .mlflow/venv/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.10 \
+  .mlflow/venv/bin/uv pip compile --system-certs --quiet --upgrade --universal --generate-hashes --python-version 3.10 \
     --no-header --no-annotate "${@:2}" "$1.in" -o "$1.lock"
 }
 lock scripts/uv

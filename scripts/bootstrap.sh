@@ -10,7 +10,8 @@ set -euo pipefail
 
 here=$(dirname "${BASH_SOURCE[0]}")
 
-say() { printf 'mlflow: %s\n' "$*" >&2; }
+trap '' PIPE # a reader of our words that goes away, as `| head` does, ends nothing that has begun
+say() { printf 'mlflow: %s\n' "$*" >&2 || :; }
 
 # One line for ^C, by the outermost call. Where it is ignored, as in the background jobs of scripts, it stays so.
 trap '[ "${MLFLOW_SETUP_LOCK:-}" ] || say "interrupted; run the same again"; exit 130' INT
@@ -71,7 +72,7 @@ install() { # NAME LOCK: fills the empty environment; uv does it in a tenth of p
   if [ "$1" = venv ]; then
     run_module "$python" pip install -q --disable-pip-version-check --require-hashes -r "$here/uv.lock" >&2 || uv=
   fi
-  if [ -x "$uv" ] && "$uv" pip install $quiet --python "$python" --require-hashes -r "$2" >&2; then
+  if [ -x "$uv" ] && "$uv" pip install --system-certs $quiet --python "$python" --require-hashes -r "$2" >&2; then
     return
   fi
   say "uv cannot be had or failed; trying pip, which takes longer"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+from collections.abc import AsyncIterator
 
 from common import console
 from common.console import say
@@ -19,9 +21,21 @@ async def logs(settings: Settings, *, follow: bool) -> None:
         job = flow.job or await flow.find(ended=True) or require_job(flow)
         if job.status.is_finished:
             say(f"no server is running; this is the log of job {job.id}, {state_of(job)}")
-        async for chunk in flow.log(job, follow=follow):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+        copying = asyncio.create_task(copy(flow.log(job, follow=follow)))
+        try:
+            while not copying.done() and not console.is_unheard():  # else it would wait for the next line
+                await asyncio.wait([copying], timeout=0.5)
+        finally:
+            copying.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await copying
+
+
+async def copy(log: AsyncIterator[bytes]) -> None:
+    """Print a log as it comes."""
+    async for chunk in log:
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
 
 
 def main() -> None:

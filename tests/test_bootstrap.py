@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
+import zipfile
+from collections.abc import Iterator
 from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -204,3 +211,114 @@ def test_a_python_that_does_not_run_is_passed_over(toolkit: Toolkit, tmp_path: P
     env = {**os.environ, "PATH": f"{shims}:{os.environ['PATH']}"}
     found = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=False)
     assert found.stdout == f"{shims}/python3.11\n"
+
+
+class Index(ThreadingHTTPServer):
+    """A package index on loopback, by TLS with a certificate of its own; it has one package, `nothing`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked: list[str] = []
+        self.wheel = io.BytesIO()
+        about = "Metadata-Version: 2.1\nName: nothing\nVersion: 1.0\n"
+        with zipfile.ZipFile(self.wheel, "w") as made:
+            made.writestr("nothing.py", "")
+            made.writestr("nothing-1.0.dist-info/METADATA", about)
+            made.writestr("nothing-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+            made.writestr("nothing-1.0.dist-info/RECORD", "")
+        digest = hashlib.sha256(self.wheel.getvalue()).hexdigest()
+        self.lock = f"nothing==1.0 --hash=sha256:{digest}\n"
+        self.certificate = folder / "certificate.pem"
+        words = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+        ]
+        words += [
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-addext",
+            "basicConstraints=CA:FALSE",
+            "-keyout",
+            str(folder / "key.pem"),
+        ]
+        subprocess.run([*words, "-out", str(self.certificate)], check=True, capture_output=True)
+        super().__init__(("127.0.0.1", 0), Pages)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, folder / "key.pem")
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.url = f"https://localhost:{self.server_port}/simple"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that do not trust it."""
+
+
+class Pages(BaseHTTPRequestHandler):
+    """What the index answers."""
+
+    server: Index
+
+    def do_GET(self) -> None:
+        """Send the package's page, or its wheel."""
+        self.server.asked.append(self.path)
+        name = "nothing-1.0-py3-none-any.whl"
+        is_wheel = self.path.endswith(name)
+        body = self.server.wheel.getvalue() if is_wheel else f'<a href="/{name}">{name}</a>'.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/zip" if is_wheel else "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        """Say how long that would be."""
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    with Index(tmp_path) as made:
+        thread = Thread(target=made.serve_forever)
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(sys.platform != "linux", reason="a certificate is put among the system's in a namespace")
+def test_uv_trusts_whom_the_system_trusts(toolkit: Toolkit, index: Index, tmp_path: Path) -> None:
+    """Such as a company's proxy, whose certificate is among the system's and nowhere else."""
+    toolkit.lend_venv()
+    lock = toolkit.scripts / "other.lock"
+    lock.write_text(index.lock)
+    system = Path("/etc/ssl/certs/ca-certificates.crt")
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(system.read_bytes() + index.certificate.read_bytes())
+    env = {name: value for name, value in os.environ.items() if not re.match("SSL_CERT|UV_|PIP_", name)}
+    env |= {"HOME": str(toolkit.home), "UV_DEFAULT_INDEX": index.url, "PIP_NO_INDEX": "1"}
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    shell = 'mount --bind "$1" "$2" && shift 2 && exec bash "$@"'
+    words = [str(toolkit.scripts / "bootstrap.sh"), "--venv", "other", str(lock)]
+    run = subprocess.run(
+        ["unshare", *user, "--mount", "sh", "-ec", shell, "sh", str(trusted), str(system), *words],
+        cwd=toolkit.workspace,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "pip" not in run.stderr
+    assert {"/simple/nothing/", "/nothing-1.0-py3-none-any.whl"} == set(index.asked)
+    assert list((toolkit.workspace / ".mlflow/other").rglob("nothing.py"))

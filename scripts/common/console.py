@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import html
+import io
 import os
 import re
+import select
 import signal
 import sys
 import time
@@ -13,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 MISTAKE, UNREACHABLE, BUG, INTERRUPTED = 1, 2, 3, 130
 """Exit codes: the user's input or the platform's state; no platform or no login; a bug; ^C."""
@@ -150,9 +152,47 @@ def format_duration(seconds: float) -> str:
     return "".join(parts[:2]) or "0s"
 
 
+class _Unheard(io.FileIO):
+    """stdout or stderr, whose reader may go away as `| head` does: what is written then is dropped."""
+
+    def write(self, data: Any) -> int:
+        """Write, or drop, all of it."""
+        try:
+            return super().write(data) or 0
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # for the processes started from now on, too
+            os.close(nowhere)
+            return len(data)
+
+
+def _go_on_unheard() -> None:
+    """Let a target do all of its work, whoever reads what it says: half an update would be worse."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed from the start
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+        elif stream is getattr(sys, f"__{name}__"):  # else it is a test's
+            raw = io.BufferedWriter(_Unheard(stream.fileno(), "w", closefd=False))
+            lines = stream.line_buffering
+            made = io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=lines)
+            setattr(sys, name, made)
+
+
+def is_unheard() -> bool:
+    """Tell whether the reader of stdout has gone, for what would otherwise go on for ever."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except OSError:  # a test's
+        return False
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+
+
 def run(command: Callable[[], int | None]) -> NoReturn:
     """Run a target's function and exit as the fixed codes say; whatever it raises becomes one line."""
     try:
+        _go_on_unheard()
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # until here it is start.py's
             signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.exit(command())
@@ -162,9 +202,6 @@ def run(command: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(MISTAKE)
     except Exception as error:
         BUG_LOG.parent.mkdir(exist_ok=True)
         BUG_LOG.touch(0o600)

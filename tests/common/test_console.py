@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,3 +123,57 @@ def test_what_stdout_says_comes_before_what_stderr_says_of_it() -> None:
         check=True,
     )
     assert run.stdout == "a\nmlflow: b\nc\n"
+
+
+SPEAKING = """
+import subprocess, sys
+from common import console
+def main():
+    for number in range(30):
+        print("x" * 10_000, flush=number % 2)
+        console.say("y" * 10_000)
+        subprocess.run([sys.executable, "-c", "print(3)"], check=True)  # a child has the same reader
+    open("done", "w").close()
+    return 7
+console.run(main)
+"""
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (1, 2)])
+@pytest.mark.parametrize("how", ["reader", "stream"])
+def test_without_a_reader_all_is_done_in_silence(how: str, closed: tuple[int, ...], tmp_path: Path) -> None:
+    reader, unread = os.pipe()
+    os.close(reader)
+    kept = {1: subprocess.PIPE, 2: subprocess.PIPE}
+    shell = "exec " + " ".join(['"$@"', *(f"{number}>&-" for number in closed if how == "stream")])
+    streams = kept | (dict.fromkeys(closed, unread) if how == "reader" else {})
+    run = subprocess.run(
+        ["sh", "-c", shell, "sh", sys.executable, "-c", SPEAKING],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
+        stdout=streams[1],
+        stderr=streams[2],
+        text=True,
+        check=False,
+    )
+    os.close(unread)
+    assert (run.returncode, (tmp_path / "done").exists()) == (7, True), run.stderr
+    assert 1 in closed or len(run.stdout.replace("3\n", "")) == 30 * 10_001
+    assert 2 in closed or len(run.stderr) == 30 * 10_009
+
+
+def test_a_reader_that_has_gone_is_noticed() -> None:
+    code = "from common import console\nwhile not console.is_unheard(): print('x', flush=True)\n"
+    code = f"def main():\n{textwrap.indent(code, '  ')}from common import console; console.run(main)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline() == b"x\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 0
