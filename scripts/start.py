@@ -1,4 +1,7 @@
-"""Runs the target's script that bootstrap.sh names; ^C ends it in one line while it still imports, too."""
+"""Runs the target's script that bootstrap.sh names; ^C ends it in one line while it still imports, too.
+
+So does what mlflow-update has left for the user to merge: a file edited for another version may not fit.
+"""
 
 import _signal as signal  # type: ignore[import-not-found]  # `signal` itself imports more, with no handler yet
 import os
@@ -11,10 +14,25 @@ def end(*_: object) -> None:
     os._exit(130)
 
 
+def unmerged() -> list[str]:
+    """Return the files of the toolkit that were edited here, and have a newer one beside."""
+    from pathlib import Path
+
+    return [str(path.with_suffix("")) for path in sorted(Path(sys.argv[0]).parent.rglob("*.py.new"))]
+
+
 if __name__ == "__main__":
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
         signal.signal(signal.SIGINT, end)  # until console.run
     from runpy import run_path
 
     del sys.argv[0]
-    run_path(sys.argv[0], run_name="__main__")
+    try:
+        run_path(sys.argv[0], run_name="__main__")
+    except Exception as error:  # console.run ends by SystemExit: this is from before, an import
+        if not unmerged():
+            raise
+        for path in unmerged():
+            what = f"edited here, and may not fit the files of this version ({error})"
+            print(f"mlflow: error: {path}: {what}; merge {path}.new into it", file=sys.stderr)
+        sys.exit(1)
