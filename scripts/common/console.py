@@ -155,11 +155,15 @@ def format_duration(seconds: float) -> str:
 class _Unheard(io.FileIO):
     """stdout or stderr, whose reader may go away as `| head` does: what is written then is dropped."""
 
+    gone = False
+    """Whether that has happened."""
+
     def write(self, data: Any) -> int:
         """Write, or drop, all of it."""
         try:
             return super().write(data) or 0
         except BrokenPipeError:
+            self.gone = True
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())  # for the processes started from now on, too
             os.close(nowhere)
@@ -181,6 +185,9 @@ def _go_on_unheard() -> None:
 
 def is_unheard() -> bool:
     """Tell whether the reader of stdout has gone, for what would otherwise go on for ever."""
+    raw = getattr(sys.stdout.buffer, "raw", None)
+    if isinstance(raw, _Unheard) and raw.gone:
+        return True
     poll = select.poll()
     try:
         poll.register(sys.stdout.fileno(), 0)
