@@ -22,12 +22,11 @@ async def clean_up(settings: Settings, older_than: int, *, force: bool, dry_run:
         if dry_run:
             say(UNCHANGED)
         done = await task.run("gc", older_than=older_than, force=force, **only_look)
-        found, totals = done["found"], done["totals"]
+        found, totals, orphaned = done["found"], done["totals"], done["orphaned"]
         age = f" for {format_duration(older_than)} or longer" if older_than else ""
         numbers = {kind: totals[kind] for kind in ("run", "model", "experiment") if totals[kind]}
         if not numbers:
-            print(f"nothing is in the state deleted{age}")
-            return
+            print(f"nothing {'else ' * bool(done['refused'])}is in the state deleted{age}")
         for item in found:
             name = "".join(sign if sign.isprintable() else "?" for sign in item["name"])  # clients choose it
             print(f"{item['kind']:10} {item['id']:34} {item['bytes']:>14,} bytes  {name}")
@@ -36,11 +35,21 @@ async def clean_up(settings: Settings, older_than: int, *, force: bool, dry_run:
             print(f"… and {more:,} more")
         total = totals["bytes"]
         kinds = ", ".join(f"{n:,} {kind}{'s' * (n != 1)}" for kind, n in numbers.items())
-        if force:
-            print(f"removed for good: {kinds}, {total:,} bytes of artifacts")
-        else:
-            print(f"deleted{age}: {kinds}, {total:,} bytes of artifacts")
+        if numbers:
+            what = "removed for good" if force else f"deleted{age}"
+            print(f"{what}: {kinds}, {total:,} bytes of artifacts")
+        for orphan in done["orphans"]:
+            print(f"orphaned   {orphan['path']:66} {orphan['bytes']:>14,} bytes")
+        if orphaned["folders"]:
+            what = "removed: " if force else ""
+            text = f"{orphaned['folders']:,} folders that nothing refers to, {orphaned['bytes']:,} bytes"
+            print(f"{what}orphaned: {text}")
+        if done["young"]:
+            say(f"{done['young']:,} more folders are orphaned, but not for long enough: an hour at least")
+        if not force and (numbers or orphaned["folders"]):
             say("nothing has been removed; add MLFLOW_FORCE=yes to remove all of it for good")
+        if done["refused"]:
+            raise Failure(*done["refused"])
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -63,6 +64,9 @@ class Artifacts:
         """Delete them; file by file in an object store, where older MLflows take 1 and 10 for one folder."""
         if self.folder and self.folder.exists():
             shutil.rmtree(self.folder)
+            with suppress(OSError):  # other things are beside it
+                if self.folder.name == "artifacts":
+                    self.folder.parent.rmdir()
         elif self.where and not self.folder:
             for repository, path, _ in list(self.files()):
                 repository.delete_artifacts(path)

@@ -20,7 +20,7 @@ from .places import Job, Place, content, look, old_place, query, schema, tree
 pytestmark = pytest.mark.e2e
 FAULT = """
 import os, signal, time
-from in_job import backup_file, schema, upgrade
+from in_job import backup_file, content, schema, upgrade
 def fail(*_):
     if os.getpid() != os.getpgrp():  # in a child
         time.sleep(0.2)
@@ -289,7 +289,7 @@ def test_an_upgrade_of_mysql_that_is_killed_is_undone(
     server = start(store.destination, MLFLOW_BACKEND_STORE_URI=store.uri)
     assert server.process.wait(60) == 1
     assert "a restore or an upgrade of mysql database at 127.0.0.1" in server.lines[-1]
-    for at in ("schema.create_schema", "store.put"):  # killed again on the way back
+    for at in ("content.create_schema", "content.put"):  # killed again on the way back
         job = store.start("backup", FAULT, {"AT": at, "FAULT": "kill"}, artifacts=False)
         assert job.wait() == -9, job.said
         assert "there are no runs yet" in other.refused("backup", artifacts=False)
