@@ -54,7 +54,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_for(ready: Callable[[], bool], what: str, seconds: float = 120) -> None:
+def wait_for(ready: Callable[[], bool], what: str, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
@@ -191,7 +191,7 @@ def preparing(path: Path, prefix: tuple[str, ...] = (), **env: str) -> subproces
 def prepare(path: Path, **env: str) -> str:
     """Do the same and wait for it; what it said."""
     process = preparing(path, (), **env)
-    said = process.communicate(timeout=120)[1]
+    said = process.communicate(timeout=600)[1]
     assert process.returncode == 0, said
     return said
 

@@ -65,7 +65,7 @@ class Job:
         file = self._out.with_name(f"{self._out.name}.code")
         return int(file.read_text()) if file.exists() else None
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 600) -> int:
         """Wait for its end and return its exit code."""
         deadline = time.monotonic() + seconds
         while (code := self.code) is None:
@@ -135,7 +135,7 @@ class Warm:
         """End it."""
         assert self._process.stdin
         self._process.stdin.close()
-        self._process.wait(30)
+        self._process.wait(300)
 
 
 class Place:
