@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from common import console
-from copying.installation import version_of
+from copying.installation import installed, version_of
+from settings.action import ACTION
 from settings.layers import TOOLKIT_DIR, load
 
 TARGET = re.compile(r"^([a-z-]+):.*?## (.*)$", re.MULTILINE)
@@ -21,6 +22,15 @@ def targets(makefile: Path) -> list[tuple[str, str]]:
     return [(name, text.replace("$(MLFLOW_DIR)", ours).replace("$$", "$")) for name, text in found]
 
 
+def pages() -> str:
+    """Return where the documentation is: in a clone, or where the copy in somebody's repository came from."""
+    record = installed(TOOLKIT_DIR)
+    origin = re.sub("//[^/@]*@", "//", record.origin) if record else ""  # without a login that may be in it
+    clone = TOOLKIT_DIR.parent if (TOOLKIT_DIR.parent / "docs/arguments.md").is_file() else ""
+    examples = f"examples of every argument are in the comments of {ACTION}"
+    return f"README.md and docs/ of {origin or clone}; {examples}, too" if origin or clone else examples
+
+
 def main() -> None:
     """Run the target; arguments are further makefiles to show."""
     print(f"MLflow server toolkit {version_of(TOOLKIT_DIR)} in {TOOLKIT_DIR}\n\nTargets")
@@ -30,6 +40,7 @@ def main() -> None:
     print("\nVariables, on the make command line, in the environment or in mlflow.yaml (as port: 7000)")
     for setting in load().all.values():
         print(f"  MLFLOW_{setting.name.upper():22} {setting.shown or '(empty)'}  [{setting.source}]")
+    print(f"\nPages\n  {pages()}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -97,3 +98,18 @@ def test_help_shows_every_target_and_setting(host: Path) -> None:
         said = text.replace("$(MLFLOW_DIR)", "scripts/").replace("$$", "$")
         assert re.search(rf"(?m)^  make {name} +{re.escape(said)}$", shown)
     assert re.search(r"(?m)^  MLFLOW_PRESET +gpu  \[make command line\]$", shown)
+
+
+def test_help_says_where_the_pages_are(host: Path) -> None:
+    """A copy has none of them: they are in the clone that it came from."""
+    (host / "Makefile").write_text("include scripts/mlflow.mk\n")
+    examples = "examples of every argument are in the comments of action.yaml"
+    assert make(host, "-s", "mlflow-help").stdout.endswith(f"\nPages\n  {examples}\n")
+    record = {"version": "1", "origin": "https://me:token@example.org/toolkit.git", "files": {}, "edits": []}
+    (host / "scripts/installed.json").write_text(json.dumps(record))
+    shown = make(host, "-s", "mlflow-help").stdout
+    assert shown.endswith(
+        f"\nPages\n  README.md and docs/ of https://example.org/toolkit.git; {examples}, too\n"
+    )
+    shown = make(ROOT, "-s", "mlflow-help").stdout
+    assert f"README.md and docs/ of {ROOT}; " in shown
