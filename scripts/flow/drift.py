@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from common.console import format_duration, parse_duration
 from flow.references import volumes_of
-from flow.submission import Submission, inputs
+from flow.submission import Submission, inputs, unescaped
 from flow.workspace import Flow, Job
 from settings.action import PROGRAM
 from settings.layers import redact
@@ -41,7 +41,7 @@ def is_ours(job: Job) -> bool:
 def of_job(job: Job) -> dict[str, str]:
     """Return the settings that a running job was started with."""
     container = job.container
-    plain = {name: value for name, value in container.env.items() if not name.startswith(PROGRAM)}
+    plain = {n: unescaped(value) for n, value in container.env.items() if not n.startswith(PROGRAM)}
     env = {**plain, **{name: str(uri) for name, uri in container.secret_env.items()}}
     other = {
         "http_auth": str(bool(container.http and container.http.requires_auth)),

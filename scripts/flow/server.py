@@ -14,6 +14,7 @@ from common.console import format_duration, one_line
 from common.lazy import lazily
 from flow import credentials
 from flow.credentials import Credentials
+from flow.submission import unescaped
 from flow.workspace import Flow, Job, time_left
 from settings import access
 from settings.layers import redact
@@ -33,7 +34,7 @@ def env_of(job: Job) -> dict[str, str]:
     secrets = {
         name: f"secret:{uri.path.rsplit('/', 1)[-1]}" for name, uri in job.container.secret_env.items()
     }
-    return {**job.container.env, **secrets}
+    return {**{name: unescaped(value) for name, value in job.container.env.items()}, **secrets}
 
 
 def extra_params(job: Job) -> str:

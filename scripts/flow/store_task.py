@@ -26,7 +26,7 @@ from flow import program
 from flow.platform_check import check_submission
 from flow.references import volumes_of
 from flow.store_guard import require_same_store
-from flow.submission import Submission
+from flow.submission import Submission, escaped
 from flow.workspace import Flow, Job, state_of, tags
 from settings.layers import redact
 from settings.values import one_slash, sqlite_path
@@ -177,7 +177,7 @@ class Task:
         flow, submission = self.flow, self.submission
         parse, jobs = flow.client.parse, flow.client.jobs
         volumes = await volumes_of(flow, submission.volumes)
-        env = parse.envs([f"{k}={v}" for k, v in submission.env.items()])
+        env = parse.envs([f"{name}={escaped(value)}" for name, value in submission.env.items()])
         mounted = list(volumes.volumes)
         if self.backups.volume and not task.get("dry_run"):
             await flow.client.storage.mkdir(self.backups.uri, parents=True, exist_ok=True)

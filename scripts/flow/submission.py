@@ -10,6 +10,20 @@ from settings.action import PROGRAM
 from settings.values import OF_THE_ACTION
 
 
+def escaped(text: str) -> str:
+    """Return a value as a job's environment has to hold it, to arrive as it is.
+
+    Kubernetes makes one `$` of `$$`, and puts a value for `$(NAME)`; never in what comes from a secret.
+    action.yaml does the same.
+    """
+    return text.replace("$", "$$")
+
+
+def unescaped(text: str) -> str:
+    """Return a value as it arrives in a job."""
+    return text.replace("$$", "$")
+
+
 @dataclass
 class Submission:
     """What an `apolo run …` line says: `options` without the leading `--`, an empty value for a mere flag.
@@ -47,7 +61,7 @@ def parse_dry_run(line: str) -> Submission:
         if name == "env":
             key, _, text = value.partition("=")
             if not key.startswith(PROGRAM):
-                found.env[key] = text
+                found.env[key] = unescaped(text)
         elif name == "volume":
             found.volumes.append(value)
         elif name == "tag":

@@ -14,6 +14,7 @@ from .images import Image
 from .jobs import Job
 from .names import CLUSTER, NAMESPACE, USER, Project, internal_hosts, uri_path
 from .runner import Mount, Spec, StartError
+from .substitution import substitute
 
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 #: What a job gets of the user's own environment: how to speak, where to put temporary files, how to get out.
@@ -67,6 +68,7 @@ def build(job: Job, image: Image, place: Place, resources: Resources) -> Spec:
     argv = shlex.split(request.get("entrypoint") or "")
     argv = argv or list(image.entrypoint)
     argv += shlex.split(request.get("command") or "")
+    argv = [substitute(word, env) for word in argv]
     if not argv:
         raise StartError(
             "ContainerCannotRun", f"image {request['image']!r} has no command of its own: give one"
@@ -184,5 +186,5 @@ def _variables(job: Job, place: Place, resources: Resources) -> dict[str, str]:
             raise StartError("Error", f"{uri} holds a NUL byte: mount it as a file")
     env: dict[str, str] = {}
     for name, value in (request.get("env") or {}).items():
-        env[name] = value
+        env[name] = substitute(value, {**secrets, **own, **env})
     return {**env, **secrets, **own}

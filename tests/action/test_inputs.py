@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from flow import program
+from flow.submission import escaped
 
 from .harness import LONG, Evaluated, Flow, Job, Platform
 
@@ -110,11 +111,11 @@ def test_any_text_reaches_the_job_unchanged(platform: Platform, flow: MakeFlow) 
     container = job.described["container"]
     assert container["env"] == {
         "MLFLOW_ACTION_MODE": "none of them",
-        "MLFLOW_ACTION_EXTRA_PARAMS": extra,
-        "MLFLOW_ARTIFACTS_DESTINATION": args["artifacts_destination"],
+        "MLFLOW_ACTION_EXTRA_PARAMS": escaped(extra),
+        "MLFLOW_ARTIFACTS_DESTINATION": escaped(args["artifacts_destination"]),
         "MLFLOW_BACKEND_STORE_URI": "",
         **program.variables("serve"),
-        **{name: value for name, value in envs.items() if not value.startswith("secret:")},
+        **{name: escaped(value) for name, value in envs.items() if not value.startswith("secret:")},
     }
     [(name, uri)] = container["secret_env"].items()
     assert (name, uri.rpartition("/")[2]) == ("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", "origins")

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, assume, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from flow import workspace
+from flow import submission, workspace
+from local_platform.substitution import substitute
 from settings import layers
 
 from .conftest import Clone
@@ -22,7 +23,9 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 AWKWARD = [
     "",
     " a  b ",
-    "p$x $1 $$",
+    "p$x $1 $$ $$$ $",
+    "$(HOME) $$(HOME) $(V1) $(V1 $()",
+    "\\u0024(HOME) \\\\u0024",
     "${{ inputs.port }} $[[ x ]]",
     "}} ]] {{",
     "'\"`\\ \\n",
@@ -32,8 +35,8 @@ AWKWARD = [
 ]
 
 
-def submitted() -> dict[str, str]:
-    """Return the environment of the job that today's settings would submit."""
+def submitted(patch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Return the environment that the job of today's settings would find: what Kubernetes makes of it."""
 
     async def evaluate() -> dict[str, str]:
         found = layers.load()
@@ -41,7 +44,12 @@ def submitted() -> dict[str, str]:
         async with workspace.open_flow(found) as opened, opened.rendered():
             return (await opened.evaluate()).env
 
-    return asyncio.run(evaluate())
+    read = asyncio.run(evaluate())
+    patch.setattr(submission, "unescaped", lambda text: text)
+    env = asyncio.run(evaluate())
+    arrived = {name: substitute(text, {**env, "HOME": "/root"}) for name, text in env.items()}
+    assert arrived == read  # what the toolkit takes for the value
+    return arrived
 
 
 @given(st.lists(TEXT, min_size=5, max_size=20), st.sampled_from(["environment", "make", "file"]))
@@ -62,12 +70,14 @@ def test_any_text_reaches_the_job(served: Clone, texts: list[str], layer: str) -
         else:
             for name, text in variables.items():
                 patch.setenv(name, text)
+            if layer == "environment":  # the same text in JSON
+                patch.setenv("MLFLOW_ENVS", variables["MLFLOW_ENVS"].replace("$", "\\u0024"))
         if layer == "make":  # as make escapes its command line, on which each $ was typed twice
             words = [f"{name}={text}".replace("\\", "\\\\") for name, text in variables.items()]
             typed = " ".join(word.replace(" ", "\\ ").replace("$", "$$$$") for word in words)
             patch.setenv("MAKEFLAGS", f" -- {typed}")
         try:
-            env = submitted()
+            env = submitted(patch)
         finally:
             file.unlink(missing_ok=True)
     assert {name: env[name] for name in envs} == envs

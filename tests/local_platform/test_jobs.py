@@ -97,7 +97,7 @@ def test_volumes_are_mounted_where_the_job_says(shared: Platform) -> None:
 @needs_namespaces
 def test_a_jobs_processes_are_its_own_and_end_with_it(shared: Platform) -> None:
     marker = "3141.25"
-    script = f"setsid sleep {marker} & sleep 0.1; ps -ax -o pid=; echo $$; kill -0 1 && wait"
+    script = f"setsid sleep {marker} & sleep 0.1; ps -ax -o pid=; echo $$$$; kill -0 1 && wait"
     job_id = shared.run("sh", "-c", script)
     eventually(lambda: processes("sleep", marker))
     eventually(lambda: shared.log(job_id).count("\n") > 3)
