@@ -16,7 +16,7 @@ from typing import Any
 
 #: Exit code of a platform process that found another one serving its state folder.
 LOCKED = 3
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 #: Jobs get 10 s to end, then some more until they are gone.
 STOP_SECONDS = 30.0
 LOG_LIMIT = 2**20

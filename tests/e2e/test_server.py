@@ -60,7 +60,7 @@ def test_what_a_client_logs_is_there_after_down_and_up(clone: Clone) -> None:
     assert f"export MLFLOW_TRACKING_URI={url}\n" in out
     assert "http://${{ inspect_job('mlflow_server').internal_hostname_named }}:5000" in out
     assert "make mlflow-down MLFLOW_PLATFORM=local" in out
-    assert "(on this machine in .mlflow/local/storage)" in out
+    assert "on this machine in .mlflow/local/storage" in out
     assert "whoever knows" not in err  # that warning is for servers that others can reach
     run = clone.python(LOG, MLFLOW_TRACKING_URI=url).splitlines()[-1]
     before = clone.python(READ, run, MLFLOW_TRACKING_URI=url)

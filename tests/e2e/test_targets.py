@@ -195,7 +195,8 @@ def test_check_asks_the_platform(clone: Clone) -> None:
     live.write_text(live.read_text().replace("/artifacts\n", "/../elsewhere/artifacts\n"))
     live.write_text(live.read_text().replace("sqlite:///$", "sqlite://$"))
     _, err = clone.local("mlflow-check", code=1)
-    assert "live.yaml:19: backend_store_uri is 'sqlite:///mnt/mlflow/mlflow.db'; with 3 slashes" in err
+    line = next(n for n, text in enumerate(live.read_text().splitlines(), 1) if "backend_store_uri:" in text)
+    assert f"live.yaml:{line}: backend_store_uri is 'sqlite:///mnt/mlflow/mlflow.db'; with 3 slashes" in err
     assert list(clone.state.glob("jobs/*")) == []
     assert clone.processes() == []
 
