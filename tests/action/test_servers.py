@@ -180,7 +180,11 @@ def test_sqlite_on_a_storage_with_every_small_setting(servers: Servers) -> None:
     assert described["preset_name"] == "cpu-medium"
     assert described["restart_policy"] == "on-failure"
     assert described["max_run_time_minutes"] == 36 * 60
-    assert described["container"]["http"] == {"port": 8080, "requires_auth": False}
+    assert described["container"]["http"] == {
+        "port": 8080,
+        "requires_auth": False,
+        "health_check_path": "/",
+    }
     assert (servers.folder / "browsed").read_text().rstrip("/") == job.url
     folder = job.log_run()
     storage = servers.flows["storage"].storage

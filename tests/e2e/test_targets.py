@@ -42,14 +42,15 @@ def test_the_platforms_own_commands_show_a_short_job(served: Clone) -> None:
         command = [str(served.state / "bin" / name), *words]
         shell = f"stty columns 80; exec {shlex.join(command)}"
         on_terminal = ["script", "-qec", f"bash -c {shlex.quote(shell)}", "/dev/null"]
-        env = {**served.env, "TERM": "xterm"}
+        env = {**served.env, "TERM": "xterm", "PAGER": "cat"}
         for printed in (
             subprocess.check_output(command, env=served.env, text=True, cwd=served.path, timeout=120),
             subprocess.check_output(on_terminal, env=env, text=True, cwd=served.path, timeout=120),
         ):
             assert "import_module" not in printed
             assert 5 < printed.count("\n") < 55, printed
-            assert name == "apolo" or re.search(r"Http URL +http://127.0.0.1:\d+", printed)
+            plain = re.sub(r"\x1b\[[\d;]*m", "", printed)
+            assert name == "apolo" or re.search(r"Http URL +http://127.0.0.1:\d+", plain)
 
 
 def test_extend(served: Clone) -> None:

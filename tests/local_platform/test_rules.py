@@ -308,8 +308,8 @@ http.server.ThreadingHTTPServer(address, Handler).serve_forever()
 @pytest.mark.e2e
 def test_the_body_of_a_5xx_becomes_a_page(shared: Platform) -> None:
     job_id = shared.run("python", "-c", FAILING, http={"port": 5000})
-    eventually(lambda: "serving" in shared.log(job_id))
     url = shared.until(job_id, "running")["http_url"]
+    eventually(lambda: http("GET", f"{url}/200").status == 200)
     for status in (200, 404, 409, 429):
         answer = http("GET", f"{url}/{status}")
         assert (answer.status, answer.json) == (status, {"error": "mine"})
