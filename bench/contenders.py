@@ -15,10 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flow import program
 from machine import MemoryLimit, Unable, end, free_port, processor_seconds, pss, session, tree
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "scripts"))
+
+from flow import program  # noqa: E402
+
 MLFLOW = ROOT / ".mlflow/venv-mlflow/bin/python"
 OLD_MLFLOW = ROOT / ".mlflow/venv-mlflow-3.1.4/bin/python"
 LIST = "/api/2.0/mlflow/experiments/search?max_results=1"
