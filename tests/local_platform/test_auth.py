@@ -125,7 +125,7 @@ def test_files_are_the_users_alone(shared: Platform) -> None:
         and path.name != "images.yaml"  # written by the test
         and not path.is_relative_to(shared.state / "home")
         and "root"
-        not in path.relative_to(shared.state).parts[2:-1]  # below jobs/ID/root, which is the user's alone
+        not in path.relative_to(shared.state).parts[2:-1]  # a job's own, in a folder of the user's alone
         and open_bits(path)
     ]
     assert open_to_others == []

@@ -18,7 +18,7 @@ needs_namespaces = pytest.mark.skipif(namespace_command() is None, reason="no mo
 
 
 def _volume(shared: Platform, name: str, target: str, read_only: bool = False) -> dict[str, Any]:
-    (shared.state / "storage" / name).mkdir(parents=True, exist_ok=True)
+    (shared.state / "storage" / name).mkdir(0o700, parents=True, exist_ok=True)
     return {"src_storage_uri": f"{URI}/{name}", "dst_path": target, "read_only": read_only}
 
 
@@ -281,7 +281,7 @@ def test_logs_are_followed_and_attached_clients_get_the_exit_code(shared: Platfo
             log = await session.ws_connect(f"{root}/log_ws?separator=new")
             first = (await log.receive()).data
             attached = await session.ws_connect(f"{root}/attach?stdout=1&stderr=1")
-            (shared.state / "storage/gate/go").touch()
+            (shared.state / "storage/gate/go").touch(0o600)
             messages = [message.data async for message in attached]
             return first + b"".join([message.data async for message in log]), messages
 

@@ -219,7 +219,7 @@ def test_the_log_of_an_ended_job_lags(new: Callable[[], Platform], monkeypatch: 
 
 @pytest.mark.e2e
 def test_a_line_stands_between_old_and_new_log(shared: Platform) -> None:
-    (shared.state / "storage/lines").mkdir()
+    (shared.state / "storage/lines").mkdir(0o700)
     volume = {"src_storage_uri": "storage://local/local/mlflow/lines", "dst_path": "/mnt/lines"}
     script = "echo old; until test -e $D/go; do sleep 0.05; done; echo new"
     logs = []
@@ -232,7 +232,7 @@ def test_a_line_stands_between_old_and_new_log(shared: Platform) -> None:
             url = f"{shared.login.url}/monitoring/{job_id}/log_ws{query}"
             async with aiohttp.ClientSession(headers=headers) as session, session.ws_connect(url) as socket:
                 first = (await socket.receive()).data
-                (shared.state / "storage/lines/go").touch()
+                (shared.state / "storage/lines/go").touch(0o600)
                 text: bytes = first + b"".join([message.data async for message in socket])
                 return text.decode().splitlines()
 
