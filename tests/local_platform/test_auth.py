@@ -7,6 +7,7 @@ import base64
 import json
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
@@ -115,17 +116,18 @@ def open_bits(path: Path) -> int:
         return 0
 
 
-def test_files_are_the_users_alone(shared: Platform) -> None:
-    shared.ended("sh", "-c", "echo x > $HOME/y")
-    shared.api("POST", "secrets", {"key": "mode", "value": "eA==", **HOME})
+def test_files_are_the_users_alone(new: Callable[[], Platform]) -> None:
+    platform = new()
+    platform.ended("sh", "-c", "echo x > $HOME/y")
+    platform.api("POST", "secrets", {"key": "mode", "value": "eA==", **HOME})
     open_to_others = [
         path
-        for path in [shared.state, *shared.state.rglob("*")]
+        for path in [platform.state, *platform.state.rglob("*")]
         if not path.is_symlink()
         and path.name != "images.yaml"  # written by the test
-        and not path.is_relative_to(shared.state / "home")
+        and not path.is_relative_to(platform.state / "home")
         and "root"
-        not in path.relative_to(shared.state).parts[2:-1]  # a job's own, in a folder of the user's alone
+        not in path.relative_to(platform.state).parts[2:-1]  # a job's own, in a folder of the user's alone
         and open_bits(path)
     ]
     assert open_to_others == []
