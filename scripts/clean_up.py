@@ -18,10 +18,9 @@ async def clean_up(settings: Settings, older_than: int, *, force: bool, dry_run:
     """Show, and with `force` remove, what was deleted at least `older_than` seconds ago."""
     async with open_flow(settings, will_run=True) as flow:
         task = await Task.prepare(flow, dry_run=dry_run)
-        only_look = {"dry_run": True} if dry_run else {}
         if dry_run:
             say(UNCHANGED)
-        done = await task.run("gc", older_than=older_than, force=force, **only_look)
+        done = await task.run("gc", older_than=older_than, force=force, dry_run=dry_run)
         found, totals, orphaned = done["found"], done["totals"], done["orphaned"]
         age = f" for {format_duration(older_than)} or longer" if older_than else ""
         numbers = {kind: totals[kind] for kind in ("run", "model", "experiment") if totals[kind]}

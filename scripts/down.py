@@ -9,7 +9,7 @@ from common.console import UNCHANGED, say
 from flow import server
 from flow.workspace import open_flow
 from settings import problems
-from settings.layers import Settings, load
+from settings.layers import Settings
 from settings.variables import yes
 
 
@@ -29,8 +29,7 @@ async def down(settings: Settings, *, dry_run: bool) -> None:
 
 def main() -> None:
     """Run the target."""
-    settings = load("down")
-    problems.require_typed(settings)
+    settings = problems.typed("down")
     asyncio.run(down(settings, dry_run=yes("MLFLOW_DRY_RUN")))
 
 

@@ -9,7 +9,7 @@ from common.console import say
 from flow import server
 from flow.workspace import open_flow, require_job
 from settings import problems
-from settings.layers import Settings, load
+from settings.layers import Settings
 
 
 async def env(settings: Settings) -> None:
@@ -23,8 +23,7 @@ async def env(settings: Settings) -> None:
 
 def main() -> None:
     """Run the target."""
-    settings = load("env")
-    problems.require_typed(settings)
+    settings = problems.typed("env")
     asyncio.run(env(settings))
 
 

@@ -9,7 +9,7 @@ from common import console
 from common.console import UNCHANGED, Failure, Problem, format_duration, parse_duration, say
 from flow.workspace import open_flow, require_job, time_left
 from settings import problems
-from settings.layers import Settings, load
+from settings.layers import Settings
 from settings.variables import yes
 
 
@@ -34,8 +34,7 @@ async def extend(settings: Settings, by: int, *, dry_run: bool) -> None:
 
 def main() -> None:
     """Run the target."""
-    settings = load("extend")
-    problems.require_typed(settings)
+    settings = problems.typed("extend")
     by = os.environ.get("BY", "")
     try:
         seconds = parse_duration(by)

@@ -283,7 +283,7 @@ def origin_of(toolkit: Path) -> str:
 
 def main() -> None:
     """Run the target."""
-    problems.require_typed(load("install"))
+    problems.typed("install")
     only_show = yes("MLFLOW_DRY_RUN")
     root, folder = target()
     toolkit = TOOLKIT_DIR.resolve().parent

@@ -11,7 +11,7 @@ from common import console
 from common.console import say
 from flow.workspace import open_flow, require_job, state_of
 from settings import problems
-from settings.layers import Settings, load
+from settings.layers import Settings
 from settings.variables import yes
 
 
@@ -40,8 +40,7 @@ async def copy(log: AsyncIterator[bytes]) -> None:
 
 def main() -> None:
     """Run the target."""
-    settings = load("logs")
-    problems.require_typed(settings)
+    settings = problems.typed("logs")
     asyncio.run(logs(settings, follow=yes("MLFLOW_FOLLOW", default=True)))
 
 

@@ -10,7 +10,7 @@ from common.console import Failure, Problem
 from flow import server
 from flow.workspace import open_flow, require_job
 from settings import problems
-from settings.layers import Settings, load
+from settings.layers import Settings
 from settings.variables import yes
 
 
@@ -22,8 +22,7 @@ async def link(settings: Settings) -> str:
 
 def main() -> None:
     """Run the target."""
-    settings = load("open")
-    problems.require_typed(settings)
+    settings = problems.typed("open")
     url = asyncio.run(link(settings))
     if yes("MLFLOW_DRY_RUN"):
         print(f"would open: {url}")

@@ -10,7 +10,7 @@ from flow import server
 from flow.drift import drift
 from flow.workspace import age, open_flow, state_of, time_left
 from settings import problems
-from settings.layers import Settings, load
+from settings.layers import Settings
 
 
 async def status(settings: Settings) -> int:
@@ -40,8 +40,7 @@ async def status(settings: Settings) -> int:
 
 def main() -> int:
     """Run the target."""
-    settings = load("status")
-    problems.require_typed(settings)
+    settings = problems.typed("status")
     return asyncio.run(status(settings))
 
 

@@ -166,7 +166,7 @@ def _not_known(platform: str, error: Exception) -> Problem:
 
 def main() -> None:
     """Run the target."""
-    problems.require_typed(load("uninstall"))
+    problems.typed("uninstall")
     only_show = yes("MLFLOW_DRY_RUN")
     root, folder, record = place()
     with alone(root):

@@ -37,8 +37,7 @@ from copying.transaction import (
     pending,
     recover,
 )
-from settings.layers import load
-from settings.problems import require_typed
+from settings.problems import typed
 from settings.variables import yes
 
 
@@ -119,7 +118,7 @@ class Difference:
 
 def main() -> None:
     """Run the target."""
-    require_typed(load("update"))
+    typed("update")
     only_show = yes("MLFLOW_DRY_RUN")
     root, folder, record = place()
     with alone(root), fetched(word("FROM"), record.origin) as toolkit:

@@ -13,6 +13,7 @@ from apolo_sdk import JobStatus
 import up
 from common.console import Failure
 from flow import server
+from flow.workspace import Flow
 
 
 def job(status: JobStatus, reason: str = "", description: str = "", restarts: int = 0) -> Any:
@@ -38,6 +39,8 @@ class Platform:
         for chunk in (b"mlflow-server: /db: upgrading the sch", b"ema from 1; backup: b\nother\n"):
             yield chunk
         await asyncio.sleep(60)
+
+    lines = Flow.lines
 
     async def log_tail(self, _: Any) -> str:
         return "the last line"

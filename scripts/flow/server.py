@@ -106,12 +106,10 @@ def starting(trouble: str, words: list[str]) -> str:
 
 async def listen(flow: Flow, job: Job, words: list[str]) -> None:
     """Add what the server says itself to `words` until the job ends; what cannot be read is not missed."""
-    rest = b""
     with contextlib.suppress(aiohttp.ClientError, apolo_sdk.ClientError, ConnectionError):
-        async for chunk in flow.log(job, follow=True):
-            *lines, rest = (rest + chunk).split(b"\n")
-            said = (line.decode(errors="replace").strip() for line in lines)
-            words += [redact(text[len(WORDS) :]) for text in said if text.startswith(WORDS)]
+        async for line in flow.lines(job):
+            if line.startswith(WORDS):
+                words.append(redact(line.removeprefix(WORDS)))
 
 
 def exports(flow: Flow, job: Job) -> list[str]:

@@ -39,9 +39,9 @@ def _read() -> dict[str, dict[str, Any]]:
 
 def remember(flow: Flow, job: Job) -> None:
     """Keep where a server that has been started has its store; one of an older action does not say."""
-    started = of_job(job)
     if not is_ours(job):
         return
+    started = of_job(job)
     places = {name: {"sha256": _digest(started[name]), "shown": redact(started[name])} for name in NAMES}
     new = RECORD.with_suffix(".new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

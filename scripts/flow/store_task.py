@@ -131,8 +131,7 @@ class Task:
         Raises:
             Failure: it cannot be read, or is not there yet.
         """
-        for reference in filter(lambda volume: volume.startswith("storage:"), self.submission.volumes):
-            uri = self.flow.client.parse.volume(reference).storage_uri
+        for uri in self.flow.folders(self.submission):
             try:
                 await self.flow.client.storage.stat(uri)
             except apolo_sdk.ResourceNotFound:
@@ -256,14 +255,10 @@ class Task:
                     raise Failure(Problem(f"the {what} has not started in {format_duration(limit)}", fix))
                 await asyncio.sleep(0.2)
                 job = await flow.client.jobs.status(job.id)
-        rest = b""
         with contextlib.suppress(aiohttp.ClientError, apolo_sdk.ClientError, ValueError):  # it is for people
-            async for chunk in flow.log(job, follow=True):
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    text = line.decode(errors="replace").strip()
-                    if text and not text.startswith(LINE):
-                        say(redact(text.removeprefix("mlflow-server: ")))
+            async for line in flow.lines(job):
+                if line and not line.startswith(LINE):
+                    say(redact(line.removeprefix("mlflow-server: ")))
         with console.waiting_for(f"job {job.id} to end") as waiting:
             while not job.status.is_finished:
                 if waiting.tick() > limit:

@@ -26,6 +26,7 @@ from settings.live import flow_dir, live_file, project_file
 if TYPE_CHECKING:
     import aiohttp
     import apolo_sdk
+    import yarl
 
     Job = apolo_sdk.JobDescription
 else:
@@ -165,12 +166,15 @@ class Flow:
         """
         return await neuro_flow.evaluate(self.settings, self.login)
 
+    def folders(self, submission: Submission) -> list[yarl.URL]:
+        """Return the storage folders that the job mounts."""
+        references = [volume for volume in submission.volumes if volume.startswith("storage:")]
+        return [self.client.parse.volume(reference).storage_uri for reference in references]
+
     async def make_folders(self, submission: Submission) -> None:
         """Make the storage folders that the job mounts: a job does not start where one is missing."""
-        for reference in submission.volumes:
-            if reference.startswith("storage:"):
-                volume = self.client.parse.volume(reference)
-                await self.client.storage.mkdir(volume.storage_uri, parents=True, exist_ok=True)
+        for folder in self.folders(submission):
+            await self.client.storage.mkdir(folder, parents=True, exist_ok=True)
 
     async def stop(self, job: Job) -> None:
         """Stop a job and wait for its end, and that of its processes where it can be seen.
@@ -226,6 +230,14 @@ class Flow:
                     chunk = await asyncio.wait_for(iterator.__anext__(), wait)
                     wait = wait and MORE_LINES
                     yield line.sub(b"", chunk)
+
+    async def lines(self, job: Job) -> AsyncIterator[str]:
+        """Yield the lines of a job's log as they come, without blanks around them, until the job ends."""
+        rest = b""
+        async for chunk in self.log(job, follow=True):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield line.decode(errors="replace").strip()
 
     async def log_tail(self, job: Job, lines: int = 15) -> str:
         """Return the last lines of a job's log.

@@ -129,15 +129,15 @@ def begin(target: str) -> Settings:
     return settings
 
 
-def require_typed(settings: Settings) -> None:
-    """Stop at what make's command line has that is none of ours, such as a misspelt variable.
-
-    For targets that need no settings to be right: what was typed for them has to mean something all the same.
+def typed(target: str) -> Settings:
+    """Return the settings of a target that needs none to be right: only what was typed for it has to be ours.
 
     Raises:
-        Failure: there is such a variable.
+        Failure: make's command line has a variable that is not, such as a misspelt one.
     """
+    settings = load(target)
     stop_at_errors([problem for problem in settings.problems if problem.source == MAKE])
+    return settings
 
 
 def stop_at_errors(found: list[Problem]) -> None:
