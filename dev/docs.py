@@ -25,8 +25,8 @@ EXPRESSION = re.compile(rf"""(?s)\$\{{\{{(?:{STRING}|[^"'])*?\}}\}}|\$\[\[(?:{ST
 """neuro-flow's expressions, whose strings have no escape for a quote."""
 
 
-def embed(action_text: str, key: str, text: str) -> str:
-    """Return the action's text with another one in the place of its only `key: |` block.
+def embed(action_text: str, key: str, text: str, above: str = "") -> str:
+    """Return the action's text with another one in the place of its only `key: |` block below `above`.
 
     Raises:
         ValueError: there is no such block.
@@ -36,7 +36,8 @@ def embed(action_text: str, key: str, text: str) -> str:
         lines = [f"{head[1]}  {line}" if line.strip() else "\n" for line in text.splitlines(keepends=True)]
         return "".join([f"{head[1]}{key}: |\n", *lines])
 
-    new, count = re.subn(rf"(?m)^( *){key}: \|\n(?:\1  .*\n|\n(?=\n|\1  ))*", block, action_text)
+    found = rf"(?m){re.escape(above)}^( *){key}: \|\n(?:\1  .*\n|\n(?=\n|\1  ))*"
+    new, count = re.subn(found, lambda head: above + block(head), action_text)
     if count != 1:
         raise ValueError(f"action.yaml has {count} blocks `{key}: |` instead of one")
     return new
@@ -56,7 +57,7 @@ def undefined_inputs(action_text: str) -> list[str]:
 
     neuro-flow itself notices only when it evaluates the job, which is when somebody starts it.
     """
-    known = [*action.read_inputs(action_text), action.CODE]
+    known = [*action.read_inputs(action_text), *action.CODE]
     lines = []
     for node in action.scalars(action.find(action.compose(action_text), "job")):
         for expression in EXPRESSION.findall(node.value):
@@ -122,8 +123,11 @@ def between(page: Path, name: str, content: str) -> str:
 
 def generated() -> dict[Path, str]:
     """Return every generated file's text as it should be, by its path in the repository."""
-    program.packed(program.server())  # fails where it does not fit
-    action_text = embed((ROOT / "action.yaml").read_text(encoding="utf-8"), "default", program.server())
+    action_text = (ROOT / "action.yaml").read_text(encoding="utf-8")
+    for name, text in zip(action.CODE, (program.server(), program.more("serve")), strict=True):
+        program.packed(text)  # fails where it does not fit
+        head = f"  {name}:\n    descr: The server's program. Leave it alone.\n"
+        action_text = embed(action_text, "default", text, head)
     action_text = embed(action_text, "python", program.command("serve"))
     inputs = action.read_inputs(action_text)
     texts = {

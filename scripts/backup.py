@@ -50,6 +50,7 @@ async def fetch(flow: Flow, source: yarl.URL, to: Path, sha256: str) -> None:
         digest = await asyncio.to_thread(file_sha256, part)
         if digest != sha256:
             raise Failure(Problem(f"{to.name} was changed on the way", f"fetch {source} again"))
+        part.chmod(0o600)  # it may have keys and users in it
         part.replace(to)
     except OSError as error:
         raise Failure(

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import apolo_sdk
 import yarl
 
 from backup import file_sha256
 from common import console
 from common.console import UNCHANGED, Failure, Problem, say
+from flow.backups import on_volume
 from flow.store_task import Task
 from flow.workspace import Flow, open_flow
 from settings import problems
@@ -26,19 +26,8 @@ from up import bring_up
 
 SQLITE = b"SQLite format 3\0"
 """What every SQLite file begins with."""
-
-
-async def on_volume(flow: Flow, folder: yarl.URL) -> dict[str, int]:
-    """Return the sizes of the backups that the server's volume has, by name."""
-    found = {}
-    try:
-        async with flow.client.storage.list(folder) as listed:
-            async for file in listed:
-                if file.is_file() and file.name.endswith((".zip", ".db")) and not file.name.startswith("."):
-                    found[file.name] = file.size
-    except apolo_sdk.ResourceNotFound:
-        pass
-    return dict(sorted(found.items()))
+WITH_LOG = b"\2\2"
+"""What follows in one that has a write-ahead log (offset 18); a server that stops puts it back to 1."""
 
 
 @contextlib.contextmanager
@@ -49,10 +38,13 @@ def whole(path: Path) -> Iterator[Path]:
         Failure: the database cannot be read.
     """
     with path.open("rb") as file:
-        is_sqlite = file.read(len(SQLITE)) == SQLITE
-    if not is_sqlite:
+        head = file.read(20)
+    if not head.startswith(SQLITE):
         yield path
         return
+    if head[18:] == WITH_LOG and not path.with_name(f"{path.name}-wal").exists():
+        say(f"warning: {path.name} has a write-ahead log, and no {path.name}-wal is beside it: copied off a")
+        say("running server, it lacks what was newest; then restore both files together, or a backup")
     with tempfile.TemporaryDirectory(prefix="mlflow-restore-") as folder:
         copy = Path(folder, path.name)
         try:

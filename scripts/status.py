@@ -7,6 +7,7 @@ import asyncio
 from common import console
 from common.console import MISTAKE, format_duration
 from flow import server
+from flow.backups import age_of_newest
 from flow.drift import drift
 from flow.workspace import age, open_flow, state_of, time_left
 from settings import problems
@@ -33,6 +34,8 @@ async def status(settings: Settings) -> int:
         print(f"address   {server.address(job)}")
         print(f"age       {format_duration(age(job))}")
         print(f"ends in   {format_duration(left) if left is not None else 'no limit'}")
+        newest = await age_of_newest(flow, job)
+        print(f"backup    {'none yet' if newest is None else f'the newest is {format_duration(newest)} old'}")
         changed = await drift(flow, job)
         print(f"settings  {'as today' if not changed else 'other than today: ' + '; '.join(changed)}")
         return 0 if serves else MISTAKE

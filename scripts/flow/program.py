@@ -13,7 +13,7 @@ import ast
 from functools import cache
 from pathlib import Path
 
-from settings.action import PROGRAM
+from settings.action import PROGRAM, PROGRAM_MORE
 
 ROOM = Path(__file__).parents[1] / "in_job"
 SIGNS = {"[": "\u27e6", "]": "\u27e7", "$": "\u00a7", " ": "~", "\n": "\u00b6"}
@@ -24,15 +24,19 @@ LIMIT = 120_000
 
 
 @cache
-def modules(name: str) -> tuple[str, ...]:
-    """Return the names of a module of in_job/ and of all that it imports from there, sorted."""
+def modules(name: str, late: bool = True) -> tuple[str, ...]:
+    """Return the names of a module of in_job/ and of all that it imports from there, sorted.
+
+    Without `late` what functions import when they are called is left out.
+    """
     found, waiting = set(), [name]
     while waiting:
         module = waiting.pop()
         if module in found:
             continue
         found.add(module)
-        for node in ast.walk(ast.parse((ROOM / f"{module}.py").read_text("utf-8"))):
+        tree = ast.parse((ROOM / f"{module}.py").read_text("utf-8"))
+        for node in ast.walk(tree) if late else tree.body:
             if isinstance(node, ast.ImportFrom) and node.module == "in_job":
                 waiting += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("in_job."):
@@ -81,12 +85,15 @@ def command(name: str) -> str:
 
 
 def server() -> str:
-    """Return the text that action.yaml carries: the server's, and at its end the loader's."""
-    return text_of((*modules("serve"), "loader"))
+    """Return the text of all that a server needs, and at its end the loader's."""
+    return text_of((*modules("serve", late=False), "loader"))
+
+
+def more(name: str) -> str:
+    """Return the text of what else a program needs: of the server's what it imports late, for backups."""
+    return text_of(tuple(module for module in modules(name) if module not in modules("serve", late=False)))
 
 
 def variables(name: str) -> dict[str, str]:
-    """Return the variables that carry a program: the server's, and in a second one what else it needs."""
-    found = {PROGRAM: packed(server())}
-    more = tuple(module for module in modules(name) if module not in modules("serve"))
-    return {**found, f"{PROGRAM}_MORE": packed(text_of(more))} if more else found
+    """Return the two variables that carry a program."""
+    return {PROGRAM: packed(server()), PROGRAM_MORE: packed(more(name))}

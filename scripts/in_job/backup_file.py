@@ -1,6 +1,7 @@
 """Backup files: a zip of `manifest.json`, `tracking.db` and, where asked for, artifacts below `artifacts/`.
 
 `tracking.db` is an MLflow database in SQLite, whatever the store is; the manifest has counts and checksums.
+Format 2 has `keys.json`, `users.db` or both as well.
 A backup appears under its name only when it is whole.
 """
 
@@ -21,7 +22,7 @@ from contextlib import closing, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from in_job import schema
+from in_job import companions, schema
 from in_job.content import check_sqlite, snapshot
 from in_job.counts import Counts, count, in_words
 from in_job.installed import mlflow_version
@@ -32,7 +33,7 @@ from in_job.waiting import in_child
 from in_job.words import Problem, Progress, say
 
 MANIFEST, DATABASE, ARTIFACTS = "manifest.json", "tracking.db", "artifacts/"
-FORMAT = 1
+FORMATS = (1, 2)
 SQLITE = b"SQLite format 3\0"
 """How a SQLite file begins."""
 CHUNK = 1 << 20  # bytes
@@ -102,7 +103,9 @@ def write_backup(store: Store, folder: Path, kind: str, artifacts: bool) -> dict
                 revision, counts = sqlite_revision(database), count(database)
             members: dict[str, str] = {}
             progress = Progress("bytes written to the backup")
-            with zipfile.ZipFile(part, "x", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            more = companions.collect(store, Path(work))
+            os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # it has secrets in it
+            with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
 
                 def add(member: str, path: Path) -> None:
                     try:
@@ -114,12 +117,13 @@ def write_backup(store: Store, folder: Path, kind: str, artifacts: bool) -> dict
                     with path.open("rb") as source, archive.open(member, "w", force_zip64=True) as target:
                         members[member] = checksum(source, target, progress)
 
-                add(DATABASE, copy)
+                for member, path in {DATABASE: copy, **more}.items():
+                    add(member, path)
                 for inside, path in artifact_files(store) if artifacts else ():
                     with suppress(FileNotFoundError):  # deleted by a client just now
                         add(ARTIFACTS + inside, path)
                 manifest = {
-                    "format": FORMAT,
+                    "format": 2 if more else 1,
                     "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                     "mlflow": mlflow_version(),
                     "schema": revision,
@@ -129,6 +133,7 @@ def write_backup(store: Store, folder: Path, kind: str, artifacts: bool) -> dict
                     "sha256": members,
                 }
                 archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
+            held = companions.in_words(more)
         with part.open("rb+") as file:
             whole = checksum(file)
             os.fsync(file.fileno())
@@ -138,14 +143,14 @@ def write_backup(store: Store, folder: Path, kind: str, artifacts: bool) -> dict
         part.replace(folder / name)
     finally:
         part.unlink(missing_ok=True)
-    say(f"backup {folder / name}: {in_words(counts)}")
+    say(f"backup {folder / name}: {in_words(counts)}{held}")
     return {
         **{key: manifest[key] for key in ("mlflow", "schema")},
         "name": name,
         "size": size,
         "sha256": whole,
         "holds": in_words(counts),
-        "artifacts": len(members) - 1,
+        "artifacts": len(members) - 1 - len(more),
     }
 
 
@@ -163,6 +168,8 @@ class Backup:
         self.artifacts: dict[str, str] = {}
         """The checksum of each artifact by its path."""
         self.has_artifacts = False
+        self.companions: dict[str, Path] = {}
+        """The files of the keys and the users, by their names in the backup."""
         say(f"verifying {path.name}")
         if not path.is_file():
             raise Problem(f"there is no backup {path}")
@@ -191,25 +198,24 @@ class Backup:
 
     def _verify(self, archive: zipfile.ZipFile) -> None:
         manifest = json.loads(archive.read(MANIFEST))
-        if manifest["format"] != FORMAT:
-            raise ValueError(f"its format is {manifest['format']}, not {FORMAT}")
+        if manifest["format"] not in FORMATS:
+            raise ValueError(f"its format is {manifest['format']}, which a newer toolkit has written")
         self.counts, self.has_artifacts = dict(manifest["counts"]), bool(manifest["artifacts"])
         members: dict[str, str] = manifest["sha256"]
         if sorted(archive.namelist()) != sorted([MANIFEST, *members]):
             raise ValueError("it does not hold the files that its manifest names")
         progress = Progress("bytes verified")
         for member, expected in members.items():
-            path = PurePosixPath(member)
-            if member != DATABASE and (
-                not member.startswith(ARTIFACTS) or ".." in path.parts or str(path) != member
-            ):
+            path, own = PurePosixPath(member), member in (DATABASE, companions.KEYS, companions.USERS)
+            if not own and (not member.startswith(ARTIFACTS) or ".." in path.parts or str(path) != member):
                 raise ValueError(f"{member} is no name of an artifact")
-            with archive.open(member) as source, open(
-                self.database if member == DATABASE else os.devnull, "wb"
-            ) as target:
+            file = self.database.with_name(member) if own else os.devnull
+            with archive.open(member) as source, open(file, "wb") as target:
                 if checksum(source, target, progress) != expected:
                     raise ValueError(f"{member} has been changed")
-            if member != DATABASE:
+            if own and member != DATABASE:
+                self.companions[member] = self.database.with_name(member)
+            elif not own:
                 self.artifacts[member[len(ARTIFACTS) :]] = expected
 
     def upgrade(self) -> None:

@@ -11,7 +11,7 @@ JOBS = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
 DEFAULTS = {
     "MLFLOW_HOST": "0.0.0.0",  # noqa: S104 - the ingress and other jobs come from outside
     "MLFLOW_WORKERS": "2",
-    JOBS: "false",  # GenAI scorers: 8 processes, 1.2 GB
+    JOBS: "false",  # GenAI scorers: 8 processes, 1.4 GB
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 OWN_INPUTS = {"--backend-store-uri", "--artifacts-destination", "--port", "-p"}

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from in_job import companions
 from in_job.backup_file import Backup, write_backup
 from in_job.content import put
 from in_job.counts import count, in_words
@@ -75,6 +76,10 @@ def put_all(store: Store, backup: Backup, keep: Path | None = None) -> dict[str,
         try:
             if backup.has_artifacts:
                 stage_artifacts(store, backup, keep)
+            if (
+                backup.companions
+            ):  # which come after the database: a task that is killed in between is finished
+                store.mark.set("restore", backup.path.name)
             say(f"writing {in_words(expected)} into {store}")
             put(store, backup.database, lambda: stack.enter_context(uninterrupted()))
         except BaseException:
@@ -82,7 +87,10 @@ def put_all(store: Store, backup: Backup, keep: Path | None = None) -> dict[str,
                 drop_staged(store)
                 store.mark.clear()
             raise
+        if backup.companions:
+            companions.put(store, backup.companions)
         place_artifacts(store)
+        store.mark.clear()
     found = store.counts()
     if any(found[table] != expected.get(table, 0) for table in found):
         raise Problem(

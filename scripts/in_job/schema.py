@@ -15,11 +15,11 @@ SCHEMA_QUERY = "SELECT max(version_num) FROM alembic_version"
 UPGRADE_WAIT = 600.0  # seconds
 
 
-def is_current(revision: str | None, where: object) -> bool:
+def is_current(revision: str | None, where: object, scripts: str = "store/db_migrations/versions") -> bool:
     """Tell whether a schema is the installed MLflow's newest; Problem when only a newer MLflow knows it."""
     known: set[str] = set()
     parents: set[str] = set()
-    for script in package("mlflow").glob("store/db_migrations/versions/*.py"):
+    for script in package("mlflow").glob(f"{scripts}/*.py"):
         for down, value in re.findall(r"^(down_)?revision\b[^=\n]*=(.*)$", script.read_text("utf-8"), re.M):
             (parents if down else known).update(re.findall(r"\w{6,}", value))
     if revision and revision not in known:

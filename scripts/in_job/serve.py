@@ -19,11 +19,13 @@ from pathlib import Path
 from in_job import sqlite
 from in_job.artifact_folder import artifacts_folder
 from in_job.database_server import prepare_sql
-from in_job.environment import DEFAULTS, OWN_INPUTS, names, store_defaults, uvicorn_options
+from in_job.environment import DEFAULTS, JOBS, OWN_INPUTS, names, store_defaults, uvicorn_options
 from in_job.in_use import hold
 from in_job.installed import mlflow_version, package
+from in_job.keys import keep, rows
 from in_job.location import is_remote, locate, store_path
-from in_job.sqlite import prepare_sqlite
+from in_job.sqlite import fold, prepare_sqlite
+from in_job.users import prepare_users
 from in_job.waiting import FORKS
 from in_job.web_server import END, run_mlflow
 from in_job.words import Problem, explain, say
@@ -46,6 +48,15 @@ def prepare_store(uri: str, destination: str, timeout: float) -> str:
     return destination
 
 
+def tell_of_scoring(env: MutableMapping[str, str], uri: str) -> None:
+    """Say it where MLflow has taken configurations of online scoring and nobody runs them."""
+    if env[JOBS].lower() not in ("true", "1") and (uri.startswith("sqlite") or not store_path(uri)):
+        found = rows(uri, "SELECT count(*) FROM online_scoring_configs WHERE sample_rate > 0")
+        if found and found[0][0]:
+            say(f"{found[0][0]} scorers are set to score traces as they come, and nobody runs them:")
+            say(f'"{JOBS}": "true" in envs does, for 1.4 GB of memory more')
+
+
 def prepare(env: MutableMapping[str, str]) -> list[str]:
     """Prepare the store and complete `env` for the server; return the server's command."""
     env.update({name: value for name, value in DEFAULTS.items() if not env.get(name)})
@@ -65,8 +76,14 @@ def prepare(env: MutableMapping[str, str]) -> list[str]:
     uri, destination = locate(env)
     hold(uri, mode == "server", timeout)
     destination = prepare_store(uri, destination, timeout)
+    keep(env, uri, destination)
+    prepare_users(env, uri, destination)
+    tell_of_scoring(env, uri)
     env["MLFLOW_BACKEND_STORE_URI"], env["MLFLOW_ARTIFACTS_DESTINATION"] = uri, destination
     env["MLFLOW_PORT"] = env.get("NEURO_JOB_HTTP_PORT") or env.get("MLFLOW_PORT") or "5000"
+    prefix = re.search(r"--static-prefix[ =](\S+)", " ".join(extra))
+    if prefix or env.get("MLFLOW_STATIC_PREFIX"):  # users' routes follow from it where they are imported
+        env["_MLFLOW_STATIC_PREFIX"] = prefix.group(1) if prefix else env["MLFLOW_STATIC_PREFIX"]
     words = f"{' '.join(extra)} -w {env['MLFLOW_WORKERS']}"
     workers = re.search(r"(?:-w|--workers)[ =]*([1-9]\d*)", words)
     defaults = store_defaults(uri, int(workers.group(1)) if workers else 1)
@@ -97,8 +114,11 @@ def serve() -> int:
     return 0
 
 
-def supervise(server: int) -> int:
-    """Pass signals on to the server, reap the orphans of PID 1; return the server's exit code."""
+def supervise(server: int, keeper: int) -> int:
+    """Pass signals on to the server, reap the orphans of PID 1; return the server's exit code.
+
+    `keeper` is the process that makes backups, 0 where there is none: it ends with the server.
+    """
     asked: list[int] = []
 
     def forward(number: int, _frame: object) -> None:
@@ -114,6 +134,12 @@ def supervise(server: int) -> int:
         pid, status = os.wait()
     with suppress(ProcessLookupError):
         os.killpg(server, signal.SIGKILL)  # whatever is left of its group
+    if keeper:
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(keeper, signal.SIGTERM)
+            os.waitpid(keeper, 0)
+    if asked:
+        fold(os.environ)
     if os.WIFSIGNALED(status):
         cause = os.WTERMSIG(status)
         return 0 if cause in asked else 128 + cause  # one worker of uvicorn ends so, when it has tidied up
@@ -123,6 +149,19 @@ def supervise(server: int) -> int:
     return os.WEXITSTATUS(status)
 
 
+def start_keeper() -> int:
+    """Start the process that makes backups where they are asked for; return its id, 0 for none."""
+    if not os.environ.get("MLFLOW_ACTION_BACKUP_EVERY"):
+        return 0
+    try:
+        from in_job import keeper  # and much else, which is not needed otherwise
+
+        return keeper.start(dict(os.environ))
+    except Exception as error:
+        say(f"WARNING: there are no automatic backups: {explain(error)}")
+        return 0
+
+
 def main() -> int:
     """Start the server as a child, which keeps this process small; return the exit code."""
     signal.pthread_sigmask(signal.SIG_BLOCK, END)  # until there is somebody to pass them on to
@@ -130,7 +169,7 @@ def main() -> int:
     with suppress(OSError):
         os.setpgid(child, 0)  # in both processes: neither waits for the other
     if child:
-        return supervise(child)
+        return supervise(child, start_keeper())
     for number in END:
         signal.signal(number, lambda number, _: sys.exit(128 + number))  # also for what is prepared here
     signal.pthread_sigmask(signal.SIG_UNBLOCK, END)

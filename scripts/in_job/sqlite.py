@@ -8,10 +8,12 @@ import shutil
 import sqlite3
 import tempfile
 import time
+from collections.abc import MutableMapping
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
-from in_job.location import sqlite_file
+from in_job.location import locate, sqlite_file
 from in_job.schema import SCHEMA_QUERY, UPGRADE_WAIT, is_current, run_upgrade
 from in_job.unfinished import mark_file, refuse_unfinished
 from in_job.waiting import wait
@@ -21,6 +23,8 @@ LOCAL_FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "ov
 SQLITE_LOCK = (510, 0x40000002)  # length and start of the bytes that SQLite locks (SHARED_FIRST in its os.h)
 SQLITE_WAIT = 20.0  # seconds, as long as MLflow waits for a locked SQLite database
 BACKUPS_KEPT = 5
+held: Any = bytearray(1)
+"""Not 0 while a copy is read: what writes to the database may have to wait."""
 
 
 def check_folder(path: Path, needs_locks: bool) -> None:
@@ -89,7 +93,11 @@ def copy_sqlite(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
         if status in (5, 6):  # SQLITE_BUSY and SQLITE_LOCKED, after the time that the connection waits
             raise sqlite3.OperationalError("database is locked")
 
-    source.backup(target, progress=check)
+    held[0] = 1
+    try:
+        source.backup(target, progress=check)
+    finally:
+        held[0] = 0
 
 
 def save_backup(copy: Path, path: Path, revision: str) -> None:
@@ -139,6 +147,18 @@ def set_journal(database: sqlite3.Connection, path: Path, local: bool) -> None:
     elif not local and journal == "wal":
         database.execute("PRAGMA journal_mode = DELETE")
         say(f"{path}: write-ahead log switched off, it is unsafe on a network ({file_system(path)})")
+
+
+def fold(env: MutableMapping[str, str]) -> None:
+    """Put what is in the write-ahead log of a server's database into the file, unless others have it open.
+
+    The file alone is whole then, and its header says so: it does without a log until the next start.
+    """
+    with suppress(Problem, OSError, sqlite3.Error):
+        uri = locate(env)[0]
+        if uri.startswith("sqlite") and "vfs=" not in uri:
+            with closing(sqlite3.connect(f"{sqlite_file(uri)[1]}?mode=rw", 1.0, uri=True)) as database:
+                database.execute("PRAGMA journal_mode = DELETE")
 
 
 def prepare_sqlite(uri: str, timeout: float) -> None:

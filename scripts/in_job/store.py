@@ -34,6 +34,7 @@ class Store:
     """The backend store and the artifacts of the server whose environment this is."""
 
     def __init__(self, env: dict[str, str]) -> None:
+        self.env = env
         self.uri, self.destination = locate(env)
         registry = env.get("MLFLOW_REGISTRY_STORE_URI", "")
         one = registry in ("", self.uri, env.get("MLFLOW_BACKEND_STORE_URI"))

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from in_job import companions
 from in_job.artifact_folder import MOVING, is_ours, move_artifacts
 from in_job.backup_file import Backup, write_backup
 from in_job.content import put, put_back
@@ -144,6 +145,8 @@ def undo(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
                 if not store.path:
                     store.mark.set("undo", task["backup"])
                 put_back(store, backup.database, backup.revision)
+                if backup.companions:
+                    companions.put(store, backup.companions)
         store.mark.clear()
     if task["moved"] and (moving.is_dir() or moved.is_dir()):  # else it failed before anything was moved
         if not moving.is_dir():  # from here on it is a move that was interrupted, and can be finished

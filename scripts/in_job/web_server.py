@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import importlib
+import mmap
 import multiprocessing
 import os
 import re
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from contextlib import suppress
@@ -49,14 +51,51 @@ def send_at_once(config: Any) -> None:
     config.bind_socket = bind_socket
 
 
-def limit_threads(server: Any) -> None:
-    """Let each of uvicorn's workers answer with THREADS threads: anyio's 40 take memory and win nothing."""
+def end_hopeless(config: Any, served: Any) -> None:
+    """End the server, with one line, where a worker cannot load the app and none has ever `served`.
+
+    uvicorn would start another one, for ever.
+    """
+    load, parent = config.load, os.getpid()
+
+    def checked(self: Any) -> None:
+        try:
+            load(self)
+        except BaseException as error:
+            if not served[0]:
+                reason = "see above" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+                say(f"the server cannot start: {reason}")
+                if os.getpid() != parent:
+                    os.kill(parent, signal.SIGTERM)
+                os._exit(1)
+            raise
+
+    config.load = checked
+
+
+def require_app(command: list[str], error: Exception) -> None:
+    """End with one line where a new interpreter cannot import the app either; it would try again for ever."""
+    words = [sys.executable, "-c", "import importlib, sys; importlib.import_module(sys.argv[1])"]
+    app = re.split("[:(]", command[-1])[0]
+    run = subprocess.run([*words, app], stderr=subprocess.PIPE, check=False)
+    if run.returncode:
+        said = run.stderr.decode(errors="replace").strip().splitlines()
+        say(f"the server cannot start: {said[-1] if said else repr(error)}")
+        sys.exit(1)
+
+
+def limit_threads(server: Any, served: Any) -> None:
+    """Let each of uvicorn's workers answer with THREADS threads: anyio's 40 take memory and win nothing.
+
+    Notes in `served`, which they share, that one has got so far.
+    """
     startup = server.startup
 
     async def limited(self: Any, *arguments: Any, **options: Any) -> None:
         with suppress(Exception):  # the limit belongs to the event loop, so that it can be set only here
             importlib.import_module("anyio.to_thread").current_default_thread_limiter().total_tokens = THREADS
         await startup(self, *arguments, **options)
+        served[0] = 1
 
     server.startup = limited
 
@@ -76,12 +115,15 @@ def run_web_server(command: list[str], env: dict[str, str]) -> None:
         if module == "uvicorn":
             workers: Any = importlib.import_module("uvicorn._subprocess")
             workers.spawn = multiprocessing.get_context("fork")
-            send_at_once(importlib.import_module("uvicorn.config").Config)
-            limit_threads(importlib.import_module("uvicorn.server").Server)
+            config, served = importlib.import_module("uvicorn.config").Config, mmap.mmap(-1, 1)
+            send_at_once(config)
+            end_hopeless(config, served)
+            limit_threads(importlib.import_module("uvicorn.server").Server, served)
         prepare_to_fork()
         if threading.active_count() > 1:
             raise RuntimeError("the app has started a thread")
     except Exception as error:
+        require_app(command, error)
         say(f"the web server imports MLflow anew: {error!r}")
         os.execvp(command[0], command)  # noqa: S606
     gc.enable()

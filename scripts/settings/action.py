@@ -12,10 +12,10 @@ from pathlib import Path
 import yaml
 
 ACTION = "action.yaml"
-CODE = "code"
-"""The input that is no setting: it carries the server's program."""
-PROGRAM = "MLFLOW_ACTION_CODE"
-"""The variable in which a program travels into a job; others begin so."""
+CODE = ("code", "code_more")
+"""The inputs that are no settings: they carry the server's program."""
+PROGRAM, PROGRAM_MORE = "MLFLOW_ACTION_CODE", "MLFLOW_ACTION_CODE_MORE"
+"""The variables in which a program travels into a job."""
 RENDERED = Path(".mlflow/action.yaml")
 """The copy that live.yaml calls as `ws:.mlflow/action.yaml`, relative to the workspace."""
 
@@ -71,7 +71,7 @@ def read_inputs(text: str) -> dict[str, Input]:
     """Return the inputs of an action by name, in the order of the file, without that of the program."""
     found = {}
     for name, (key, value) in entries(find(compose(text), "inputs")).items():
-        if name == CODE:
+        if name in CODE:
             continue
         description, default = find(value, "descr"), find(value, "default")
         found[name] = Input(

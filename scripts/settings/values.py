@@ -20,6 +20,8 @@ REFERENCE = re.compile(r"(storage|disk|secret):(?P<what>.+?):(?P<path>/[^:]*)(?:
 OF_THE_ACTION = {
     "MLFLOW_ACTION_MODE": "mode",
     "MLFLOW_ACTION_EXTRA_PARAMS": "extra_params",
+    "MLFLOW_ACTION_BACKUP_EVERY": "backup_every",
+    "MLFLOW_ACTION_VOLUMES": "volumes",
     "MLFLOW_ARTIFACTS_DESTINATION": "artifacts_destination",
     "MLFLOW_BACKEND_STORE_URI": "backend_store_uri",
     "MLFLOW_PORT": "port",
@@ -240,6 +242,9 @@ CHECKS: dict[str, Callable[[str], str]] = {
     "image": lambda value: (
         "" if value and not re.search(r"\s", value) else "use an image's name, without blanks"
     ),
+    "backup_every": lambda value: (
+        _at_least(60, "use at least a minute, like 1d or 12h, or leave it empty")(value) if value else ""
+    ),
     "restart": _exactly(*CHOICES["restart"]),
     "platform": _exactly(*CHOICES["platform"]),
     "timeout": lambda value: (
@@ -319,6 +324,13 @@ def together(values: dict[str, str]) -> Iterator[Finding]:
         fix = f"keep it beside: artifacts_destination {destination.rstrip('/')}/artifacts"
         what = f"the database {database} lies in artifacts_destination {destination}"
         yield Finding("backend_store_uri", what, fix, warning=True)
+    places = [m for m in mounted if m.kind == "storage" and not m.read_only]
+    shared = [m for m in places if PurePosixPath(m.path).is_relative_to(destination or "/")]
+    if values.get("backup_every") and len(shared) == len(places):
+        fix = (
+            "mount storage with :rw, and keep artifacts in a folder of it: artifacts_destination …/artifacts"
+        )
+        yield Finding("backup_every", "no volume has a place for backups that no artifact shares", fix)
     if re.match(r"\w+(\+\w+)?://[^/]*:[^/]*@", backend):
         fix = "keep the URI as a platform secret: `apolo secret add mlflow-db @file`, then secret:mlflow-db"
         what = f"the password in {redact(backend)!r} can be read in the job's description and in local logs"

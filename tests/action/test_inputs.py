@@ -112,6 +112,8 @@ def test_any_text_reaches_the_job_unchanged(platform: Platform, flow: MakeFlow) 
     assert container["env"] == {
         "MLFLOW_ACTION_MODE": "none of them",
         "MLFLOW_ACTION_EXTRA_PARAMS": escaped(extra),
+        "MLFLOW_ACTION_BACKUP_EVERY": "",
+        "MLFLOW_ACTION_VOLUMES": "",
         "MLFLOW_ARTIFACTS_DESTINATION": escaped(args["artifacts_destination"]),
         "MLFLOW_BACKEND_STORE_URI": "",
         **program.variables("serve"),

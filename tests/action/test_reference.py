@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
@@ -34,6 +35,8 @@ FIRST = Change(
     env={
         "MLFLOW_ACTION_MODE": "server",
         "MLFLOW_ACTION_EXTRA_PARAMS": "",
+        "MLFLOW_ACTION_BACKUP_EVERY": "",
+        "MLFLOW_ACTION_VOLUMES": "",
         "MLFLOW_ARTIFACTS_DESTINATION": "/mnt/mlflow/artifacts",
         "MLFLOW_BACKEND_STORE_URI": "",
         "MLFLOW_PORT": "5000",
@@ -96,12 +99,14 @@ CHANGES = {
     "extra_params-1": Change({"MLFLOW_ACTION_EXTRA_PARAMS": EXTRA_PARAMS}),
     "image-1": Change(options={"image": "ghcr.io/neuro-inc/mlflow:pipelines"}),
     "restart-1": Change(options={"restart": "on-failure"}),
+    "backup_every-1": Change({"MLFLOW_ACTION_BACKUP_EVERY": "1d"}),
     "browse-1": Change(options={"browse": ""}),
 }
 # Those that change things of their own are evaluated together, the others each alone.
 TOGETHER = [
     *("artifacts_destination-1", "backend_store_uri-1", "volumes-1", "envs-1", "http_auth-1", "life_span-1"),
-    *("port-1", "job_name-1", "preset-1", "extra_params-1", "image-1", "restart-1", "browse-1"),
+    *("port-1", "job_name-1", "preset-1", "extra_params-1", "image-1", "restart-1", "backup_every-1"),
+    "browse-1",
 ]
 GROUPS = {"together": TOGETHER} | {name: [name] for name in CHANGES if name not in TOGETHER}
 
@@ -133,9 +138,11 @@ def test_what_examples_evaluate_to(group: str, evaluated: dict[str, Future[Evalu
     folder = f"group-{list(GROUPS).index(group)}"
     expected.options["name"] = expected.options["name"].format(flow=folder)
     expected.volumes = [volume.format(flow=folder) for volume in expected.volumes]
+    if expected.env["MLFLOW_ACTION_BACKUP_EVERY"]:
+        expected.env["MLFLOW_ACTION_VOLUMES"] = json.dumps(expected.volumes)
     job = evaluated[group].result()
     for incidental in ("tag", "description", "project"):
         del job.options[incidental]
-    del job.env["MLFLOW_ACTION_CODE"]
+    del job.env["MLFLOW_ACTION_CODE"], job.env["MLFLOW_ACTION_CODE_MORE"]
     assert Change(job.env, job.options, job.volumes) == expected
     assert job.command[:2] == ["python3", "-uc"]

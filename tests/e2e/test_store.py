@@ -77,7 +77,9 @@ def store(served: Clone) -> Store:
 
 def test_a_backup_of_the_live_server(store: Store, mount: Any) -> None:  # noqa: F811
     clone = store.clone
+    assert "\nbackup    none yet\n" in clone.local("mlflow-status")[0]
     out, err = clone.local("mlflow-backup", "TO=my runs.zip", "MLFLOW_BACKUP_ARTIFACTS=yes")
+    assert "\nbackup    the newest is " in clone.local("mlflow-status")[0]
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     name = lines["backup:"].split()[0]
     assert lines["holds"] == "1 experiment, 1 run"

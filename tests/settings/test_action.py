@@ -54,6 +54,7 @@ def test_inputs_are_those_that_the_reference_promises() -> None:
         "extra_params": "",
         "image": "ghcr.io/mlflow/mlflow:v3.17.2-full",
         "restart": "never",
+        "backup_every": "",
         "browse": "False",
     }
     assert all(entry.description for entry in INPUTS.values())

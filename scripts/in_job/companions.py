@@ -1,0 +1,87 @@
+"""What belongs to a store beside its runs, and goes into a backup with them: keys, and MLflow's own users."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from in_job import keys, sqlite
+from in_job.counts import count
+from in_job.location import sqlite_file
+from in_job.sql import transaction
+from in_job.sqlite import copy_sqlite, open_sqlite
+from in_job.store import Store
+from in_job.tables import copy_tables
+from in_job.users import VERSION_TABLE, has_users, kept_with, prepare_file, upgrade_users, users_uri
+from in_job.waiting import in_child
+from in_job.words import say
+
+KEYS, USERS = "keys.json", "users.db"
+"""Their names in a backup."""
+
+
+def collect(store: Store, work: Path) -> dict[str, Path]:
+    """Return a file in the folder `work` for each that the store has, by its name in a backup."""
+    found: dict[str, Path] = {}
+    if not store.is_database:
+        return found
+    kept = keys.read(store.uri)
+    if kept:
+        found[KEYS] = work / KEYS
+        found[KEYS].write_text(json.dumps(kept), "utf-8")
+    if has_users(store.env) and kept_with(store.env, store.uri) is None:
+        say("left out: the users, whose database is one of their own")
+        return found
+    uri = users_uri(store.uri)
+    revision = next((row[0] for row in keys.rows(uri, f"SELECT version_num FROM {VERSION_TABLE}")), "")  # noqa: S608
+    if revision:
+        found[USERS] = work / USERS
+        if store.path:
+            with closing(open_sqlite(uri)) as database, closing(sqlite3.connect(found[USERS])) as copy:
+                copy_sqlite(database, copy)
+        else:
+            new = f"sqlite:///{found[USERS]}"
+            in_child(upgrade_users, new, revision)
+            with transaction(uri, "REPEATABLE READ") as source, transaction(new, "SERIALIZABLE") as target:
+                copy_tables(source, target, tables(found[USERS]))
+    return found
+
+
+def tables(users: Path) -> list[str]:
+    """Return the names of the tables of users in a SQLite file."""
+    with closing(sqlite3.connect(users)) as database:
+        return [name for name in count(database) if name != VERSION_TABLE]
+
+
+def put(store: Store, found: dict[str, Path]) -> None:
+    """Make the store have what `collect` has found in another one; what that had none of stays."""
+    if KEYS in found:
+        keys.write(store.uri, json.loads(found[KEYS].read_text("utf-8")))
+    if USERS in found:
+        uri = users_uri(store.uri)
+        if store.path:
+            prepare_file(uri)
+            target = sqlite3.connect(sqlite_file(uri)[1], sqlite.SQLITE_WAIT, uri=True, isolation_level=None)
+            with closing(sqlite3.connect(found[USERS])) as copy, closing(target) as database:
+                copy_sqlite(copy, database)
+        else:
+            work = f"sqlite:///{found[USERS]}"
+            in_child(upgrade_users, work)
+            in_child(upgrade_users, uri)
+            with transaction(work, "SERIALIZABLE") as source, transaction(uri, "READ COMMITTED") as there:
+                copy_tables(source, there, tables(found[USERS]))
+    given = {name: value for name, value in store.env.items() if value}
+    for problem in keys.unreadable(store.uri, {**keys.read(store.uri), **given}):
+        say(f"WARNING: {problem}")
+
+
+def in_words(found: dict[str, Path]) -> str:
+    """Return what there is as the end of a sentence, "" for nothing."""
+    parts = ["the keys of webhooks and of gateway secrets"] * (KEYS in found)
+    if USERS in found:
+        with closing(sqlite3.connect(found[USERS])) as database:
+            number = database.execute("SELECT count(*) FROM users").fetchone()[0]
+        parts.append(f"{number:,} user{'s' * (number != 1)}")
+    return f"; {' and '.join(parts)}" if parts else ""

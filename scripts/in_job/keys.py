@@ -1,0 +1,156 @@
+"""The secrets that MLflow would make up at each start: made once, and kept where the runs are.
+
+Beside a SQLite database in a file for its owner only. In a database server in a table of ours: every job that
+has runs there reaches it, volumes or not; it moves with them; no route of MLflow reads it. A variable that
+the user sets wins, and is kept nowhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import MutableMapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, Dict
+
+from in_job.location import store_path
+from in_job.sql import connect, table_names
+from in_job.sqlite import open_sqlite
+from in_job.words import Problem, say
+
+WEBHOOKS = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
+GATEWAY = "MLFLOW_CRYPTO_KEK_PASSPHRASE"
+FLASK = "MLFLOW_FLASK_SERVER_SECRET_KEY"
+TABLE = "mlflow_keys"
+Keys = Dict[str, str]
+"""Values by MLflow's variables. An empty one means that MLflow's own constant is in use, and stays so."""
+
+
+def key_file(path: Path) -> Path:
+    """Return the file of the keys of a SQLite database, which is never one of artifacts."""
+    return path.with_name(f".{path.name}.keys")
+
+
+def make(uri: str) -> Keys:
+    """Return new keys for a store; none for gateway secrets where there are some under MLflow's constant."""
+    webhooks = base64.urlsafe_b64encode(os.urandom(32)).decode()  # what cryptography calls a Fernet key
+    gateway = "" if rows(uri, "SELECT secret_id FROM secrets LIMIT 1") else secrets.token_urlsafe(32)
+    return {WEBHOOKS: webhooks, GATEWAY: gateway, FLASK: secrets.token_urlsafe(32)}
+
+
+def rows(uri: str, query: str) -> list[Any]:
+    """Return what a query finds in a database; nothing where it has no such table."""
+    if uri.startswith("sqlite"):
+        with suppress(sqlite3.OperationalError), closing(open_sqlite(uri)) as database:
+            return list(database.execute(query))
+        return []
+    with connect(uri) as session:
+        table = query.partition(" FROM ")[2].split()[0]
+        return list(session.exec_driver_sql(query)) if table in table_names(session) else []
+
+
+def read(uri: str) -> Keys:
+    """Return the keys that are kept for a database, none where there are none yet."""
+    path = store_path(uri)
+    if path:
+        file = key_file(path)
+        text = file.read_text("utf-8") if file.exists() else ""
+    else:
+        text = next((row[0] for row in rows(uri, f"SELECT note FROM {TABLE} WHERE id = 1")), "")  # noqa: S608
+    found: Keys = json.loads(text) if text else {}
+    return found
+
+
+def write(uri: str, keys: Keys, replace: bool = True) -> None:
+    """Keep keys for a database; without `replace` only where none are kept."""
+    path, text = store_path(uri), json.dumps(keys)
+    if path:
+        file = key_file(path)
+        part = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
+        try:
+            with open(
+                os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+            ) as new:
+                new.write(text)
+                new.flush()
+                os.fsync(new.fileno())
+            if replace or not file.exists():
+                part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+        return
+    alchemy = importlib.import_module("sqlalchemy")
+    with connect(uri) as session:
+        session.exec_driver_sql(
+            f"CREATE TABLE IF NOT EXISTS {TABLE} (id INTEGER PRIMARY KEY, note VARCHAR(2000))"
+        )
+        insert = alchemy.text(f"INSERT INTO {TABLE} VALUES (1, :note)")  # noqa: S608
+        update = alchemy.text(f"UPDATE {TABLE} SET note = :note WHERE id = 1")  # noqa: S608
+        try:
+            session.execute(insert, {"note": text})
+        except alchemy.exc.IntegrityError:
+            if replace:
+                session.execute(update, {"note": text})
+
+
+def keep(env: MutableMapping[str, str], uri: str, destination: str) -> None:
+    """Complete the environment of a server by the keys that are kept for its store; make them at first."""
+    path = store_path(uri)
+    if not uri.startswith(("sqlite", "postgresql", "mysql")):
+        return  # a file store has neither webhooks nor gateway
+    if path and is_served(path, destination):
+        if not env.get(WEBHOOKS):
+            say(f"WARNING: clients reach {path}, so no keys are kept: secrets of webhooks end with this job")
+        return
+    if not read(uri):
+        write(uri, make(uri), replace=False)
+    kept = read(uri)
+    env.update({name: value for name, value in kept.items() if value and not env.get(name)})
+    if not kept.get(GATEWAY, "") and not env.get(GATEWAY):
+        say(
+            f"gateway secrets are encrypted with a passphrase that all MLflows share; {GATEWAY} changes that,"
+        )
+        say("after `mlflow crypto rotate-kek`")
+    for problem in unreadable(uri, env):
+        say(f"WARNING: {problem}")
+
+
+def is_served(path: Path, destination: str) -> bool:
+    """Tell whether a file lies in the folder that artifacts are served from, so that clients reach it."""
+    return Path(destination).resolve() in path.resolve().parents
+
+
+def unreadable(uri: str, env: MutableMapping[str, str]) -> list[str]:
+    """Return a line for what the keys of an environment do not decrypt: one such webhook fails them all."""
+    found = rows(uri, "SELECT webhook_id, name, secret FROM webhooks WHERE secret IS NOT NULL")
+    if not found:
+        return []
+    fernet: Any = importlib.import_module("cryptography.fernet")
+    lost = []
+    for identifier, name, secret in found:
+        try:
+            fernet.Fernet(env.get(WEBHOOKS, "").encode()).decrypt(secret.encode())
+        except (ValueError, fernet.InvalidToken):
+            lost.append(f"{name} ({identifier})")
+    if not lost:
+        return []
+    fix = f"set {WEBHOOKS} in envs to the key that it was made with, or delete its row in the table webhooks"
+    return [f"no webhook works as long as the secret of {', '.join(lost[:5])} cannot be decrypted: {fix}"]
+
+
+def require_database(uri: str, destination: str) -> None:
+    """Raise Problem where users' passwords would be kept in no database, or where clients reach it."""
+    path = store_path(uri)
+    if path and not uri.startswith("sqlite"):
+        raise Problem(
+            f"basic-auth keeps its users in a database, and {path} is a file store: set backend_store_uri"
+        )
+    if path and is_served(path, destination):
+        raise Problem(
+            f"basic-auth would protect nothing: clients reach {path}; `make mlflow-upgrade` moves it apart"
+        )
