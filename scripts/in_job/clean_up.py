@@ -16,6 +16,7 @@ from in_job import orphans
 from in_job.artifact_location import Artifacts
 from in_job.sql import connect
 from in_job.store import Store, require_current, require_tables
+from in_job.users import drop_grants
 from in_job.words import Problem, Progress, explain, say
 
 SHOWN = 50
@@ -208,6 +209,9 @@ class CleanUp:
                     for kind, identifier, *_ in items:
                         delete = f"_hard_delete_{'logged_' * (kind == 'model')}{kind}"
                         getattr(self.tracking, delete)(identifier)
+                    if not check:  # else it will be refused; and before anybody can make a new one
+                        gone = [identifier for kind, identifier, *_ in items if kind == "experiment"]
+                        drop_grants(self.store.env, self.store.uri, gone)
                 return True
             except Exception:
                 if check:

@@ -73,8 +73,7 @@ def put(store: Store, found: dict[str, Path]) -> None:
             with transaction(work, "SERIALIZABLE") as source, transaction(uri, "READ COMMITTED") as there:
                 copy_tables(source, there, tables(found[USERS]))
     given = {name: value for name, value in store.env.items() if value}
-    for problem in keys.unreadable(store.uri, {**keys.read(store.uri), **given}):
-        say(f"WARNING: {problem}")
+    keys.hide_unreadable(store.uri, {**keys.read(store.uri), **given})
 
 
 def in_words(found: dict[str, Path]) -> str:

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Dict
@@ -27,6 +27,8 @@ WEBHOOKS = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
 GATEWAY = "MLFLOW_CRYPTO_KEK_PASSPHRASE"
 FLASK = "MLFLOW_FLASK_SERVER_SECRET_KEY"
 TABLE = "mlflow_keys"
+HIDDEN = -1
+"""The time at which a webhook was deleted whose key is lost."""
 Keys = Dict[str, str]
 """Values by MLflow's variables. An empty one means that MLflow's own constant is in use, and stays so."""
 
@@ -116,8 +118,7 @@ def keep(env: MutableMapping[str, str], uri: str, destination: str) -> None:
             f"gateway secrets are encrypted with a passphrase that all MLflows share; {GATEWAY} changes that,"
         )
         say("after `mlflow crypto rotate-kek`")
-    for problem in unreadable(uri, env):
-        say(f"WARNING: {problem}")
+    hide_unreadable(uri, env)
 
 
 def is_served(path: Path, destination: str) -> bool:
@@ -125,22 +126,50 @@ def is_served(path: Path, destination: str) -> bool:
     return Path(destination).resolve() in path.resolve().parents
 
 
-def unreadable(uri: str, env: MutableMapping[str, str]) -> list[str]:
-    """Return a line for what the keys of an environment do not decrypt: one such webhook fails them all."""
-    found = rows(uri, "SELECT webhook_id, name, secret FROM webhooks WHERE secret IS NOT NULL")
+def hide_unreadable(uri: str, env: MutableMapping[str, str]) -> None:
+    """Leave webhooks out whose secret the keys of an environment do not decrypt: one such fails them all.
+
+    They count as deleted, at a time that no other has, until the key is there again.
+    """
+    query = "SELECT webhook_id, name, secret, deleted_timestamp FROM webhooks WHERE secret IS NOT NULL"
+    found = [row for row in rows(uri, query) if row[3] in (None, HIDDEN)]
     if not found:
-        return []
+        return
     fernet: Any = importlib.import_module("cryptography.fernet")
-    lost = []
-    for identifier, name, secret in found:
+    lost, again = {}, {}
+    for identifier, name, secret, deleted in found:
         try:
             fernet.Fernet(env.get(WEBHOOKS, "").encode()).decrypt(secret.encode())
+            if deleted is not None:
+                again[identifier] = name
         except (ValueError, fernet.InvalidToken):
-            lost.append(f"{name} ({identifier})")
-    if not lost:
-        return []
-    fix = f"set {WEBHOOKS} in envs to the key that it was made with, or delete its row in the table webhooks"
-    return [f"no webhook works as long as the secret of {', '.join(lost[:5])} cannot be decrypted: {fix}"]
+            lost[identifier] = name
+    change(uri, "UPDATE webhooks SET deleted_timestamp = NULL WHERE webhook_id = :value", again)
+    change(uri, f"UPDATE webhooks SET deleted_timestamp = {HIDDEN} WHERE webhook_id = :value", lost)  # noqa: S608
+    if again:
+        say(f"there again, since their key is: the webhooks {named(again)}")
+    if lost:
+        fix = f"make them anew, or set {WEBHOOKS} in envs to the key that they were made with"
+        say(f"WARNING: left out, since their secrets cannot be decrypted: the webhooks {named(lost)}; {fix}")
+
+
+def named(webhooks: dict[str, str]) -> str:
+    """Return some names of webhooks, by id, and how many more there are."""
+    names = [f"{name} ({identifier})" for identifier, name in webhooks.items()]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+
+
+def change(uri: str, statement: str, values: Iterable[str]) -> None:
+    """Change a database by a statement, once for each `:value`."""
+    if uri.startswith("sqlite"):
+        with closing(open_sqlite(uri)) as database:
+            for value in values:
+                database.execute(statement, {"value": value})
+        return
+    with connect(uri) as session:
+        text = importlib.import_module("sqlalchemy").text(statement)
+        for value in values:
+            session.execute(text, {"value": value})
 
 
 def require_database(uri: str, destination: str) -> None:

@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 
 from in_job.installed import package
-from in_job.keys import require_database, rows
+from in_job.keys import change, require_database, rows
 from in_job.location import store_path
 from in_job.schema import is_current
 from in_job.sqlite import copy_sqlite, open_sqlite, save_backup
@@ -104,6 +104,20 @@ def prepare_file(uri: str) -> None:
             with closing(open_sqlite(uri)) as database, closing(sqlite3.connect(f"{folder}/copy")) as copy:
                 copy_sqlite(database, copy)
             save_backup(Path(folder, "copy"), path, revision)
+
+
+def drop_grants(env: MutableMapping[str, str], uri: str, experiments: list[str]) -> None:
+    """Remove what users may do with experiments that are gone for good: new ones may get their ids."""
+    if has_users(env) and kept_with(env, uri) is None:
+        say("the permissions of what is removed stay: the users are in a database of their own")
+        return
+    users = users_uri(uri)
+    in_database = uri.startswith("sqlite") or not store_path(uri)
+    if in_database and rows(users, "SELECT id FROM role_permissions LIMIT 1"):
+        delete = "DELETE FROM role_permissions WHERE resource_"
+        change(users, f"{delete}type = 'experiment' AND resource_pattern = :value", experiments)
+        scorers = [f"{experiment}/%" for experiment in experiments]
+        change(users, f"{delete}type = 'scorer' AND resource_pattern LIKE :value", scorers)
 
 
 def upgrade_users(uri: str, revision: str = "head") -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from .conftest import MakePlace
 from .harness import API, Database, Server, StartServer, wait_for
-from .places import query
+from .places import Place, query
 
 pytestmark = pytest.mark.e2e
 
@@ -124,8 +124,46 @@ def test_they_outlive_a_restart_and_move_to_another_database(
     sql = "SELECT username, password_hash, is_admin FROM users ORDER BY id"
     assert query(back.path.with_name("mlflow.db.users"), sql) == query(users, sql)
     assert back.path.with_name(".mlflow.db.keys").read_text() == keys.read_text()
+    for one in (moved, back):  # what is removed for good leaves no permission behind
+        assert ("experiment", experiment) in granted(one)
+        one.warm.python(DELETE, **one.env, EXPERIMENT=experiment)
+        cleaned = one.start("gc", older_than=0, force=True)
+        assert cleaned.wait() == 0, cleaned.said
+        assert cleaned.result["totals"]["experiment"] == 1, cleaned.said
+        left = str(int(experiment) + 1)
+        assert granted(one) == [("experiment", left), ("scorer", f"{left}/polite")]
+        said += cleaned.said
     said += job.said + restored.said + there.log.read_text("utf-8")
     assert [secret for secret in secrets if secret in said] == []
+
+
+def granted(place: Place) -> list[tuple[str, str]]:
+    """Return type and pattern of what somebody may do in an experiment."""
+    return [tuple(line.split()) for line in place.warm.python(GRANTS, **place.env).splitlines()]  # type: ignore[misc]
+
+
+DELETE = """
+import os
+from in_job import keys, location, users
+uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
+uri = uri if uri.startswith("sqlite") else location.sql_uri(uri)
+number = os.environ["EXPERIMENT"]
+for table in ("experiments", "runs"):
+    keys.change(uri, f"UPDATE {table} SET lifecycle_stage = 'deleted' WHERE experiment_id = {number}", [""])
+insert = "INSERT INTO role_permissions (role_id, resource_type, resource_pattern, permission)"
+for scorer in (number, int(number) + 1):
+    grant = f"SELECT min(id), 'scorer', '{scorer}/polite', 'READ' FROM roles"
+    keys.change(users.users_uri(uri), f"{insert} {grant}", [""])
+"""
+GRANTS = """
+import os
+from in_job import keys, location, users
+uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
+uri = uri if uri.startswith("sqlite") else location.sql_uri(uri)
+for row in keys.rows(users.users_uri(uri), "SELECT resource_type, resource_pattern FROM role_permissions "
+        "WHERE resource_type IN ('experiment', 'scorer') ORDER BY id"):
+    print(*row)
+"""
 
 
 def test_a_key_of_the_users_wins_and_a_lost_one_is_named(
@@ -137,12 +175,20 @@ def test_a_key_of_the_users_wins_and_a_lost_one_is_named(
     server = start(ready_volume / "artifacts", **env)
     server.wait_until_up()
     assert server.ask("POST", "/webhooks", {"name": "a-hook", "secret": "s", **HOOK})
+    assert server.ask("POST", "/webhooks", {"name": "plain", **HOOK})
     server.stop()
     assert own not in (ready_volume / ".mlflow.db.keys").read_text()
-    del env["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"]
-    again = start(ready_volume / "artifacts", **env)
-    again.wait_until_up()
-    assert "the secret of a-hook (" in again.log.read_text("utf-8")
+    lost = dict(env)
+    del lost["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"]
+    for given, names, line in (
+        (lost, ["plain"], "cannot be decrypted: the webhooks a-hook ("),
+        (env, ["a-hook", "plain"], "there again, since their key is: the webhooks a-hook ("),
+    ):
+        again = start(ready_volume / "artifacts", **given)
+        again.wait_until_up()
+        assert line in again.log.read_text("utf-8")
+        assert sorted(hook["name"] for hook in again.ask("GET", "/webhooks")["webhooks"]) == names
+        again.stop()
 
 
 @pytest.mark.parametrize(
