@@ -33,7 +33,7 @@ async def start(flow: Flow, task: Task, done: dict[str, Any]) -> None:
             raise Failure(*failure.problems, *other.problems, code=failure.code) from None
         say(f"{task.backups.uri / undone['kept']} has what was there in between")
         what = "the server does not start on the upgraded store, so the store is again what it was"
-        fix = "correct the reason above and run the same again, or use the image that served it before"
+        fix = "correct that and run the same again, or use the image that served it before"
         raise Failure(*failure.problems, Problem(what, fix), code=failure.code) from None
 
 
@@ -72,9 +72,11 @@ async def upgrade(settings: Settings, *, dry_run: bool) -> None:
         try:
             done = await task.run("upgrade", check=False)
         except Failure as failure:
-            fix = f"`{settings.make('mlflow-up')}` starts it when the reason above is gone"
+            fix = (
+                f"`{settings.make('mlflow-up')}` starts it as it was; or correct that and run the same again"
+            )
             stopped = [Problem("the server is stopped", fix)] if was_running else []
-            raise Failure(*failure.problems, *stopped, code=failure.code) from None
+            raise Failure(*stopped, *failure.problems, code=failure.code) from None
         print(f"upgraded: the schema is {done['schema']}")
         print(f"  before   {task.backups.uri / done['backup']} has what was there")
         if done["moved"]:

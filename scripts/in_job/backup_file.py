@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from in_job import companions, schema
 from in_job.content import check_sqlite, snapshot
-from in_job.counts import Counts, count, in_words
+from in_job.counts import Counts, count, in_words, prompts
 from in_job.installed import mlflow_version
 from in_job.schema import is_current
 from in_job.sqlite import sqlite_revision
@@ -101,6 +101,7 @@ def write_backup(store: Store, folder: Path, kind: str, artifacts: bool) -> dict
             snapshot(store, copy)
             with closing(sqlite3.connect(copy)) as database:
                 revision, counts = sqlite_revision(database), count(database)
+                said = in_words(counts, prompts(database))
             members: dict[str, str] = {}
             progress = Progress("bytes written to the backup")
             more = companions.collect(store, Path(work))
@@ -133,7 +134,7 @@ def write_backup(store: Store, folder: Path, kind: str, artifacts: bool) -> dict
                     "sha256": members,
                 }
                 archive.writestr(MANIFEST, json.dumps(manifest, indent=1))
-            held = companions.in_words(more)
+            held, users = companions.in_words(more), companions.users_in(more)
         with part.open("rb+") as file:
             whole = checksum(file)
             os.fsync(file.fileno())
@@ -143,13 +144,13 @@ def write_backup(store: Store, folder: Path, kind: str, artifacts: bool) -> dict
         part.replace(folder / name)
     finally:
         part.unlink(missing_ok=True)
-    say(f"backup {folder / name}: {in_words(counts)}{held}")
+    say(f"backup {folder / name}: {said}{held}")
     return {
         **{key: manifest[key] for key in ("mlflow", "schema")},
         "name": name,
         "size": size,
         "sha256": whole,
-        "holds": in_words(counts),
+        "holds": said + (f", {users}" if users else ""),
         "artifacts": len(members) - 1 - len(more),
     }
 
@@ -189,6 +190,8 @@ class Backup:
         with closing(sqlite3.connect(self.database)) as database:
             database.execute("PRAGMA journal_mode = DELETE")
             self.revision, counts = sqlite_revision(database), count(database)
+            self.holds = in_words(counts, prompts(database))
+            """What is in it, in words."""
         if self.counts is None:
             self.counts = counts
         elif self.counts != counts:

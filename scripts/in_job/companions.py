@@ -79,8 +79,14 @@ def put(store: Store, found: dict[str, Path]) -> None:
 def in_words(found: dict[str, Path]) -> str:
     """Return what there is as the end of a sentence, "" for nothing."""
     parts = ["the keys of webhooks and of gateway secrets"] * (KEYS in found)
-    if USERS in found:
-        with closing(sqlite3.connect(found[USERS])) as database:
-            number = database.execute("SELECT count(*) FROM users").fetchone()[0]
-        parts.append(f"{number:,} user{'s' * (number != 1)}")
+    parts += [users_in(found)] * (USERS in found)
     return f"; {' and '.join(parts)}" if parts else ""
+
+
+def users_in(found: dict[str, Path]) -> str:
+    """Return how many users there are, in words; "" where none are kept."""
+    if USERS not in found:
+        return ""
+    with closing(sqlite3.connect(found[USERS])) as database:
+        number = database.execute("SELECT count(*) FROM users").fetchone()[0]
+    return f"{number:,} user{'s' * (number != 1)}"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from in_job.backup_file import Backup
-from in_job.counts import in_words
 from in_job.schema import is_current
 from in_job.store import Store
 from in_job.upgrade import fixed_places
@@ -29,7 +28,7 @@ def look(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     if store.is_database:
         revision, counts = store.revision(), store.counts()
         found["new"] = store.is_new(counts)
-        found["holds"] = in_words(counts)
+        found["holds"] = store.holds(counts)
         stayed = fixed_places(store)
         found["upgrade"] = revision is not None and not is_current(revision, store)
         found["moves"] = bool(store.mixed()) and not stayed
@@ -40,6 +39,6 @@ def look(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     if task.get("from"):
         with tempfile.TemporaryDirectory(prefix="mlflow-look-") as work:
             backup = Backup(folder / task["from"], Path(work))
-            found["backup"] = in_words(backup.counts or {})
+            found["backup"] = backup.holds
             found["artifacts"] = len(backup.artifacts)
     return found

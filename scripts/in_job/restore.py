@@ -16,7 +16,7 @@ from typing import Any
 from in_job import companions
 from in_job.backup_file import Backup, write_backup
 from in_job.content import put
-from in_job.counts import count, in_words
+from in_job.counts import count, in_words, prompts
 from in_job.database_server import prepare_sql
 from in_job.staging import drop_staged, place_artifacts, stage_artifacts
 from in_job.store import DATABASE_WAIT, Store, require_current
@@ -48,7 +48,7 @@ def restore(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
         damage = store.damage()
         present = {} if damage else store.counts()
         if damage or not store.is_new(present):
-            what = f"cannot be read ({damage})" if damage else f"holds {in_words(present)}"
+            what = f"cannot be read ({damage})" if damage else f"holds {store.holds(present)}"
             if not task["force"]:
                 raise Problem(f"{store} {what}: MLFLOW_FORCE=yes replaces it, and keeps it in {folder}")
             if damage and not task["check"]:
@@ -70,7 +70,7 @@ def restore(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
 def put_all(store: Store, backup: Backup, keep: Path | None = None) -> dict[str, Any]:
     """Put a backup into the store, its artifacts too, and count. `keep` is as in `stage_artifacts`."""
     with closing(sqlite3.connect(backup.database)) as database:
-        expected = count(database)
+        expected, number = count(database), prompts(database)
     begun = bool(store.mark.read())
     with contextlib.ExitStack() as stack:
         try:
@@ -80,7 +80,7 @@ def put_all(store: Store, backup: Backup, keep: Path | None = None) -> dict[str,
                 backup.companions
             ):  # which come after the database: a task that is killed in between is finished
                 store.mark.set("restore", backup.path.name)
-            say(f"writing {in_words(expected)} into {store}")
+            say(f"writing {in_words(expected, number)} into {store}")
             put(store, backup.database, lambda: stack.enter_context(uninterrupted()))
         except BaseException:
             if not begun:  # else the database may be the new one already
@@ -96,7 +96,9 @@ def put_all(store: Store, backup: Backup, keep: Path | None = None) -> dict[str,
         raise Problem(
             f"{store} now holds {in_words(found)}, the backup {in_words(expected)}: what else writes to it?"
         )
-    return {"kept": "", "holds": in_words(found), "artifacts": len(backup.artifacts)}
+    users = companions.users_in(backup.companions)
+    holds = in_words(found, number) + (f", {users}" if users else "")
+    return {"kept": "", "holds": holds, "artifacts": len(backup.artifacts)}
 
 
 def set_aside(store: Store, folder: Path) -> str:

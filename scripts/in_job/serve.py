@@ -22,13 +22,19 @@ from in_job.database_server import prepare_sql
 from in_job.environment import DEFAULTS, JOBS, OWN_INPUTS, names, store_defaults, uvicorn_options
 from in_job.in_use import hold
 from in_job.installed import mlflow_version, package
-from in_job.keys import keep, rows
+from in_job.keys import change, keep, rows
 from in_job.location import is_remote, locate, store_path
 from in_job.sqlite import fold, prepare_sqlite
 from in_job.users import prepare_users
 from in_job.waiting import FORKS
 from in_job.web_server import END, run_mlflow
 from in_job.words import Problem, explain, say
+
+ROLLUPS = "MLFLOW_SQL_TRACE_ROLLUPS_ENABLED"
+ROLLUP_TABLES = (
+    *("sql_trace_metric_daily_rollups", "sql_span_cost_daily_rollups", "sql_assessment_daily_rollups"),
+    "sql_trace_rollup_rebuild_queue",
+)
 
 
 def prepare_store(uri: str, destination: str, timeout: float) -> str:
@@ -57,6 +63,22 @@ def tell_of_scoring(env: MutableMapping[str, str], uri: str) -> None:
             say(f'"{JOBS}": "true" in envs does, for 1.4 GB of memory more')
 
 
+def allow_rollups(env: MutableMapping[str, str], uri: str, mode: str) -> None:
+    """Let a store with daily sums of traces be served where they are off: MLflow refuses to start with them.
+
+    They are made of the traces, so the server removes them; one that only shows runs leaves them to another.
+    """
+    if env.get(ROLLUPS, "").lower() in ("true", "1") or not (uri.startswith("sqlite") or not store_path(uri)):
+        return
+    there = [table for table in ROLLUP_TABLES if rows(uri, f"SELECT * FROM {table} LIMIT 1")]  # noqa: S608
+    if there and mode == "ui":
+        env[ROLLUPS] = "true"
+    elif there:
+        say(f"removed the daily sums of traces, which MLflow would not start with; {ROLLUPS} makes them anew")
+        for table in there:
+            change(uri, f"DELETE FROM {table}", [""])  # noqa: S608
+
+
 def prepare(env: MutableMapping[str, str]) -> list[str]:
     """Prepare the store and complete `env` for the server; return the server's command."""
     env.update({name: value for name, value in DEFAULTS.items() if not env.get(name)})
@@ -79,6 +101,7 @@ def prepare(env: MutableMapping[str, str]) -> list[str]:
     keep(env, uri, destination)
     prepare_users(env, uri, destination)
     tell_of_scoring(env, uri)
+    allow_rollups(env, uri, mode)
     env["MLFLOW_BACKEND_STORE_URI"], env["MLFLOW_ARTIFACTS_DESTINATION"] = uri, destination
     env["MLFLOW_PORT"] = env.get("NEURO_JOB_HTTP_PORT") or env.get("MLFLOW_PORT") or "5000"
     prefix = re.search(r"--static-prefix[ =](\S+)", " ".join(extra))

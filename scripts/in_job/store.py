@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from in_job import sqlite
 from in_job.artifact_folder import beside, is_ours
-from in_job.counts import Counts, count
+from in_job.counts import PROMPTS, Counts, count, in_words, prompts
 from in_job.database_server import sql_revision
 from in_job.in_use import folder_lock, lock_file
 from in_job.location import is_remote, locate, store_path
@@ -145,6 +145,16 @@ class Store:
         with connect(self.uri) as session:
             tables = [t for t in known_tables() if t in table_names(session)]
             return {t: session.exec_driver_sql(f"SELECT count(*) FROM {t}").scalar() for t in tables}  # noqa: S608
+
+    def holds(self, counts: Counts) -> str:
+        """Return these counts of the store in words."""
+        if not counts.get("registered_model_tags"):
+            return in_words(counts)
+        if self.kind == "sqlite":
+            with closing(open_sqlite(self.uri)) as database:
+                return in_words(counts, prompts(database))
+        with connect(self.uri) as session:
+            return in_words(counts, session.exec_driver_sql(PROMPTS).scalar())
 
     def is_new(self, counts: Counts) -> bool:
         """Tell whether a store with these counts holds nothing but what MLflow itself puts into a new one."""

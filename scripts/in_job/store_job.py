@@ -85,10 +85,6 @@ def main() -> int:
         result = do(task)
     except Exception as error:
         result = {"error": redact(explain(error))}
-    except SystemExit as error:
-        if error.code != 1:  # else a child has failed, and said why
-            raise
-        result = {"error": "it failed for the reason above"}
     if task.get("dry_run"):  # which leaves no file, and can be done again
         print(LINE + json.dumps(result), flush=True)
         return 1 if "error" in result else 0

@@ -30,7 +30,8 @@ def wait(attempt: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 def in_child(work: Callable[..., None], *arguments: object) -> None:
-    """Run `work` in a forked process, which leaves no trace in this one; exit when it fails."""
+    """Run `work` in a forked process, which leaves no trace in this one; Problem says why it has failed."""
+    reader, writer = os.pipe()
     child = os.fork()
     if not child:
         code = 1
@@ -38,10 +39,13 @@ def in_child(work: Callable[..., None], *arguments: object) -> None:
             work(*arguments)
             code = 0
         except Exception as error:
-            say(explain(error))
+            os.write(writer, explain(error).encode(errors="replace")[:4000])
         finally:
             os._exit(code)
+    os.close(writer)
     try:
+        with os.fdopen(reader, "rb") as said:
+            reason = said.read().decode(errors="replace")
         status = os.waitpid(child, 0)[1]
     except SystemExit:
         os.kill(child, signal.SIGKILL)
@@ -49,4 +53,4 @@ def in_child(work: Callable[..., None], *arguments: object) -> None:
     if os.WIFSIGNALED(status):
         raise Problem(f"preparing the database was ended by signal {os.WTERMSIG(status)} (9: out of memory?)")
     if status:
-        sys.exit(1)
+        raise Problem(reason)

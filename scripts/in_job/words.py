@@ -37,7 +37,8 @@ def explain(error: Exception) -> str:
     """Return an error in one line, with the way out where it is one of the file system or SQLite."""
     if isinstance(error, Problem):
         return str(error)
-    text = str(error) if isinstance(error, (OSError, sqlite3.Error)) else repr(error)
+    said = getattr(error, "orig", None)  # of SQLAlchemy, whose own text has statement and rows in it
+    text = str(error) if isinstance(error, (OSError, sqlite3.Error)) else str(said or repr(error))
     return "; ".join([text, *(remedy for sign, remedy in REMEDIES.items() if re.search(sign, text, re.I))])
 
 

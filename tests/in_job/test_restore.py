@@ -94,7 +94,7 @@ DAMAGES: dict[str, Callable[[bytes, Members], bytes]] = {
     "no manifest": lambda _, found: zipped({k: v for k, v in found.items() if k != "manifest.json"}),
     "no JSON": lambda _, found: zipped({**found, "manifest.json": b"{"}),
     "a list": lambda _, found: zipped({**found, "manifest.json": b"[1]"}),
-    "another format": lambda _, found: with_manifest(found, format=2),
+    "another format": lambda _, found: with_manifest(found, format=3),
     "no counts": lambda _, found: with_manifest(found, counts=None),
     "other counts": lambda _, found: with_manifest(found, counts={"runs": 10**6}),
     "no database": lambda _, found: zipped({k: v for k, v in found.items() if k != "tracking.db"}),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
-from in_job import words
+from in_job import counts, words
 
 
 @pytest.mark.parametrize(
@@ -23,3 +26,21 @@ from in_job import words
 def test_no_password_is_printed(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     words.say(text)
     assert capsys.readouterr().err == f"mlflow-server: {shown}\n"
+
+
+def test_prompts_are_named_apart_from_registered_models() -> None:
+    with closing(sqlite3.connect(":memory:")) as database:
+        assert counts.prompts(database) == 0
+        database.execute("CREATE TABLE registered_model_tags (name, key, value)")
+        for name, key, value in (
+            ("p", "is_prompt", "true"),
+            ("q", "is_prompt", "false"),
+            ("p", "text", "true"),
+        ):
+            row = (name, f"mlflow.prompt.{key}", value)
+            database.execute("INSERT INTO registered_model_tags VALUES (?, ?, ?)", row)
+        assert counts.prompts(database) == 1
+    found = {"registered_models": 3, "trace_info": 2, "evaluation_datasets": 1, "webhooks": 2, "secrets": 1}
+    said = "2 registered models, 1 prompt, 2 traces, 1 dataset, 2 webhooks, 1 gateway secret"
+    assert counts.in_words(found, 1) == said
+    assert counts.in_words({"registered_models": 1}, 1) == "1 prompt"
