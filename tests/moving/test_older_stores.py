@@ -15,9 +15,11 @@ from .conftest import Moved
 
 pytestmark = pytest.mark.e2e
 
-NEURO = "gh:neuro-actions/mlflow@"
+NEURO, APOLO = "gh:neuro-actions/mlflow@", "gh:apolo-actions/mlflow@"
 VERSIONS = {  # MLflow, and the release of the action that ran it
     "1.30.0": one("mlflow", f"{NEURO}v1.25.1", EXAMPLE_ARGS % "default_artifact_root", EXAMPLE),
+    "2.1.1": one("mlflow", f"{NEURO}v2.1.1", EXAMPLE_ARGS % "artifacts_destination", EXAMPLE),
+    "3.1.4": one("mlflow_server", f"{APOLO}v3.1.4", EXAMPLE_ARGS % "artifacts_destination", EXAMPLE),
 }
 LOG = """
 import sys, mlflow
