@@ -142,6 +142,7 @@ def test_two_at_once_make_it_once(toolkit: Toolkit) -> None:
     assert sum("waiting for another set-up" in err for _, err in ends) <= 1
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("seconds", [0, 0.3, 1])
 def test_an_interrupted_set_up_says_so_in_one_line(toolkit: Toolkit, seconds: float) -> None:
     first = toolkit.start("hello")

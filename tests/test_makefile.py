@@ -48,6 +48,10 @@ def test_it_works_in_any_makefile(host: Path, makefile: str) -> None:
     run = make(host, "-s", "mlflow-render", "MLFLOW_PORT=7000")
     assert (run.returncode, run.stdout, run.stderr) == (0, ".mlflow/action.yaml\n", "")
     assert 'http_port: ${{ "7000" }}' in (host / ".mlflow/action.yaml").read_text()
+
+
+def test_it_works_from_another_folder(host: Path) -> None:
+    (host / "Makefile").write_text(ODD["plain"] + "include scripts/mlflow.mk\n")
     run = make(host.parent, "-s", "-C", host.name, "mlflow-render")
     assert run.returncode == 0, run.stderr
 

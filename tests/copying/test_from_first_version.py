@@ -63,7 +63,7 @@ def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Copy]:
     made.end()
 
 
-@pytest.mark.parametrize("copy", ["without a Makefile", "habits", "apolo"], indirect=True)
+@pytest.mark.parametrize("copy", ["without a Makefile", "habits"], indirect=True)
 def test_it_is_brought_to_this_version(copy: Copy) -> None:
     before = snapshot(copy.path)
     copy.install()

@@ -8,9 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3  # type: ignore[import-untyped]
 import pytest
-from moto.server import ThreadedMotoServer
 
 from .harness import (
     DATA,
@@ -193,6 +191,8 @@ class S3:
     """An object store with a bucket."""
 
     def __init__(self, url: str) -> None:
+        import boto3  # type: ignore[import-untyped]
+
         keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
         self.client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
         self.client.create_bucket(Bucket="bucket")
@@ -236,6 +236,8 @@ def filled(warm: Warm, template: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3]:
+    from moto.server import ThreadedMotoServer  # here, as it takes seconds and few tests need it
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

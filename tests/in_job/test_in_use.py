@@ -19,10 +19,11 @@ from .places import Place
 pytestmark = pytest.mark.e2e
 QUICK = "from in_job import in_use; in_use.SERVER_WAIT = 0.5; in_use.STALE = 2.0"
 NUMBERS = itertools.count()
+KINDS = ["sqlite", "dotfile", "file", "postgresql", "mariadb"]
 DOTFILE = "?vfs=unix-dotfile&uri=true"
 
 
-@pytest.fixture(params=["sqlite", "dotfile", "file", "postgresql", "mariadb"])
+@pytest.fixture(params=KINDS)
 def store(request: pytest.FixtureRequest, place: MakePlace, tmp_path: Path, template: Path) -> Place:
     """A store of each kind, ready for a server."""
     kind = request.param
@@ -57,7 +58,14 @@ def end(server: Server, number: int) -> None:
     server.process.wait(60)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("store", "number"),
+    [
+        *((kind, signal.SIGKILL) for kind in KINDS),
+        *((kind, signal.SIGTERM) for kind in KINDS[:3]),  # a database server sees a lost connection in both
+    ],
+    indirect=["store"],
+)
 def test_a_task_that_changes_the_store_is_alone_with_it(
     store: Place, serve: Callable[..., Server], number: int
 ) -> None:
