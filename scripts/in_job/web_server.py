@@ -20,6 +20,7 @@ from typing import Any
 
 from in_job.environment import JOBS
 from in_job.words import say
+from in_job.writers import queue_writers
 
 THREADS = 10  # of a worker, that answer API calls; files are sent and received beside them
 END = (signal.SIGTERM, signal.SIGINT)
@@ -119,6 +120,7 @@ def run_web_server(command: list[str], env: dict[str, str]) -> None:
             send_at_once(config)
             end_hopeless(config, served)
             limit_threads(importlib.import_module("uvicorn.server").Server, served)
+        queue_writers(os.environ.get("MLFLOW_BACKEND_STORE_URI", ""))
         prepare_to_fork()
         if threading.active_count() > 1:
             raise RuntimeError("the app has started a thread")
