@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from in_job.environment import JOBS
+from in_job.road import take_road
 from in_job.words import say
 from in_job.writers import queue_writers
 
@@ -120,6 +121,7 @@ def run_web_server(command: list[str], env: dict[str, str]) -> None:
             send_at_once(config)
             end_hopeless(config, served)
             limit_threads(importlib.import_module("uvicorn.server").Server, served)
+            take_road(command, THREADS)
         queue_writers(os.environ.get("MLFLOW_BACKEND_STORE_URI", ""))
         prepare_to_fork()
         if threading.active_count() > 1:
