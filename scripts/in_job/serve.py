@@ -23,6 +23,8 @@ from in_job.environment import DEFAULTS, JOBS, OWN_INPUTS, names, store_defaults
 from in_job.in_use import hold
 from in_job.installed import mlflow_version, package
 from in_job.keys import change, keep, rows
+from in_job.keys import keep, rows
+from in_job.limits import max_body
 from in_job.location import is_remote, locate, store_path
 from in_job.sqlite import fold, prepare_sqlite
 from in_job.users import prepare_users
@@ -90,6 +92,7 @@ def prepare(env: MutableMapping[str, str]) -> list[str]:
         timeout = float(env.get("MLFLOW_ACTION_DATABASE_TIMEOUT") or 120)
     except ValueError as error:
         raise Problem(f"extra_params or MLFLOW_ACTION_DATABASE_TIMEOUT: {error}") from error
+    max_body(env)
     options = {word.partition("=")[0] for word in extra}
     if options & OWN_INPUTS:
         raise Problem(f"extra_params has {', '.join(options & OWN_INPUTS)}: use the input for it")

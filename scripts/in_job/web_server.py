@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from in_job.environment import JOBS
+from in_job.guards import guard_stores
+from in_job.limits import limit_bodies, max_body, watch_clients
 from in_job.road import take_road
 from in_job.words import say
 from in_job.writers import queue_writers
@@ -120,8 +122,12 @@ def run_web_server(command: list[str], env: dict[str, str]) -> None:
             config, served = importlib.import_module("uvicorn.config").Config, mmap.mmap(-1, 1)
             send_at_once(config)
             end_hopeless(config, served)
-            limit_threads(importlib.import_module("uvicorn.server").Server, served)
+            server = importlib.import_module("uvicorn.server").Server
+            limit_threads(server, served)
+            watch_clients(server)
             take_road(command, THREADS)
+            limit_bodies(command, max_body(os.environ))
+        guard_stores(os.environ)
         queue_writers(os.environ.get("MLFLOW_BACKEND_STORE_URI", ""))
         prepare_to_fork()
         if threading.active_count() > 1:

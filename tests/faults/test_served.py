@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import os
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -171,6 +172,8 @@ def test_many_runs_and_a_long_history(served: Served, fault: MakeFault) -> None:
             points = [metric["step"] for metric in json.loads(answer)["metrics"]]
             assert (status, points[0], points[-1]) == (200, 0, count - 1)
             assert len(points) <= 2501
+            status, answer = served.call("GET", f"{API}/metrics/get-history?run_id={run}&metric_key=loss")
+            assert (status, b"ask for pages" in answer) == row.pick((200, False), (400, True))
         row.ended = f"{count} points, memory +{memory.growth // MIB} MiB"
     assert memory.growth < 400 * MIB
 
@@ -212,7 +215,11 @@ def test_nothing_but_artifacts_is_an_artifact(served: Served, fault: MakeFault) 
     (volume / "artifacts/link").symlink_to(volume)
     run = served.ask("POST", "/runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"]
     body = {"name": "elsewhere", "artifact_location": "file:///mnt/mlflow"}
-    elsewhere = served.ask("POST", "/experiments/create", body)["experiment_id"]
+    status, answer = served.call("POST", f"{API}/experiments/create", body)
+    assert (status, b"is no place for artifacts" in answer) == (400, True)
+    elsewhere = "77"  # from before that was refused
+    columns = "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)"
+    served.store.write(f"{columns} VALUES (77, 'elsewhere', 'file:///mnt/mlflow', 'active')")
     outside = served.ask("POST", "/runs/create", {"experiment_id": elsewhere})["run"]["info"]["run_id"]
     names = ["mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "backups/mlflow-x.db"]
     marks = [".mlflow.db.unfinished", "../.mlflow.db.unfinished"]  # which would keep the next server out
@@ -239,9 +246,8 @@ def test_nothing_but_artifacts_is_an_artifact(served: Served, fault: MakeFault) 
                     ),
                     ("GET", f"{API}/artifacts/list?run_id={outside}&path={path}", None),
                     ("POST", f"{ajax}/upload-artifact?run_uuid={outside}&path={path}", b"evil"),
+                    ("DELETE", f"{ARTIFACTS}/{path}", None),
                 ]
-                if "link" not in path:  # docs/limits.md#limits
-                    requests.append(("DELETE", f"{ARTIFACTS}/{path}", None))
                 for method, target, data in requests:
                     row.tried += 1
                     status, answer = served.call(method, target, data, address, **headers)
@@ -351,6 +357,9 @@ def test_oversized_and_malformed_requests(served: Served, fault: MakeFault) -> N
                 with closing(socket.create_connection(served.direct)) as declared:
                     declared.sendall(start.encode())
                     assert served.call("GET", f"{API}/experiments/search?max_results=1")[0] == 200
+                    if target.startswith("POST"):
+                        row.tried += 1
+                        assert declared.recv(65536).startswith(b"HTTP/1.1 413 ")
             assert not list((served.volume / "artifacts").rglob("declared"))
         row.ended = f"refused, memory +{memory.growth // MIB} MiB for {size // MIB} MiB"
     assert memory.growth < 12 * size
@@ -377,6 +386,33 @@ def test_slow_clients_keep_nobody_waiting(served: Served, fault: MakeFault) -> N
                     clients.until(50)
             assert ledger.errors == []
         row.ended = f"{len(slow)} of them, and others are served"
+
+
+def test_slow_clients_are_cut_off(served: Served, fault: MakeFault) -> None:
+    with fault("clients that send nothing, half a head, half a body") as row, ExitStack() as stack:
+        half = f"PUT {ARTIFACTS}/0/half HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nx".encode()
+        slow = []
+        for sent in (b"", half[:9], half):
+            row.tried += 1
+            slow.append(stack.enter_context(closing(socket.create_connection(served.direct, timeout=300))))
+            slow[-1].sendall(sent)
+        for connection in slow:
+            with suppress(ConnectionError):
+                assert connection.recv(65536) == b""
+        row.ended = "cut off"
+
+
+def test_idle_connections_keep_nobody_out(served: Served, fault: MakeFault) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 10_000), hard))
+    with fault("more idle connections than are kept") as row, ExitStack() as stack, served.memory() as memory:
+        for _ in range(row.pick(2500, 8000)):
+            row.tried += 1
+            stack.enter_context(closing(socket.create_connection(served.direct, timeout=300)))
+        status, _ = served.call("GET", f"{API}/experiments/search?max_results=1", None, served.direct)
+        assert status == 200
+        row.ended = f"others are served, memory +{memory.growth // MIB} MiB"
+    assert memory.growth < 200 * MIB
 
 
 def test_after_all_that_the_store_is_whole(served: Served, fault: MakeFault) -> None:

@@ -206,7 +206,7 @@ def mlflow_python(code: str, *arguments: str, cwd: Path, **env: str) -> str:
     command = [python_with_mlflow(), "-c", code, *arguments]
     environ = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", **env}
     done = subprocess.run(
-        command, cwd=cwd, env=environ, timeout=120, check=False, capture_output=True, text=True
+        command, cwd=cwd, env=environ, timeout=900, check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

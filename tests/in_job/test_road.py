@@ -13,16 +13,19 @@ from .harness import DATA, SCRIPTS, mlflow_python
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.parametrize("prefix", ["", "/a-b"])
-def test_both_roads_answer_alike(prefix: str, template: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("prefix", "every"), [("", "4"), ("/a-b", "16")])
+def test_both_roads_answer_alike(prefix: str, every: str, template: Path, tmp_path: Path) -> None:
     shutil.copyfile(template, tmp_path / "mlflow.db")
     code = (DATA / "both_roads.py").read_text("utf-8")
-    words = str(tmp_path / "mlflow.db"), prefix, "" if prefix else "full"
-    said = mlflow_python(code, *words, cwd=tmp_path, PYTHONPATH=str(SCRIPTS))
+    said = mlflow_python(
+        code, str(tmp_path / "mlflow.db"), prefix, every, cwd=tmp_path, PYTHONPATH=str(SCRIPTS)
+    )
     found = json.loads(said.splitlines()[-1])
     assert found["different"] == []
-    assert found["asked"] > 400
-    assert found["taken"] > 250
+    assert found["asked"] > 300
+    assert found["taken"] > 200
+    assert found["good"] > 30
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Sends the same requests to MLflow's app and to the road before it; prints the answers that differ, as JSON.
 
-Arguments: the database, a static prefix or "", and "full" to ask each of the app's routes, else a quarter.
+Arguments: the database, a static prefix or "", and which of the app's routes are asked: 4 for every fourth.
 Both apps are served by uvicorn, in this process, on one store.
 """
 
@@ -14,12 +14,13 @@ import socket
 import sys
 import threading
 import time
+from typing import Any
 
-database, prefix, size = sys.argv[1:]
-full = size == "full"
+database, prefix, every = sys.argv[1:]
 os.environ.update(
     {
         "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{database}",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
         "MLFLOW_SERVER_ALLOWED_HOSTS": "127.0.0.1:*,own.example,*.own.example",
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "https://own.example,https://*.own.example",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -38,7 +39,14 @@ plain, flask = module.app, module.flask_app
 road.take_road(["mlflow.server.fastapi_app:app"], 4)
 assert module.app is not plain
 begin = module.app._begin
-module.app._begin = lambda scope, body: (taken.append(scope["path"]), begin(scope, body))[1]
+
+
+def note(scope: dict[str, Any], body: bytes) -> Any:
+    taken.append(scope["path"])
+    return begin(scope, body)
+
+
+module.app._begin = note
 
 
 def serve(app: object) -> int:
@@ -62,7 +70,7 @@ def ask(port: int, request: bytes) -> list[object]:
                 found += data
         except TimeoutError:
             raise SystemExit(f"no answer to {request[:200]!r} but {found[:200]!r}") from None
-    head, _, body = found.partition(b"\r\n\r\n")
+    head, _, body = found.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")
     head = head.replace(str(port).encode(), b"PORT")
     lines = head.decode("latin-1").split("\r\n")
     lines = [line for line in lines if not line.startswith(("date:", "x-mlflow-gateway-duration"))]
@@ -73,9 +81,13 @@ def ask(port: int, request: bytes) -> list[object]:
     return [lines[0], sorted(lines[1:]), text]
 
 
-def request(method: str, path: str, body: bytes | None = None, **headers: str) -> bytes:
-    """Return a request as it goes over the wire; `Host_` for a header `Host` of one's own, "" for none."""
-    lines = {"Host": "127.0.0.1:PORT", "Connection": "close", "Content-Type": "application/json"}
+def request(method: str, path: str, body: bytes | None = None, /, **headers: Any) -> bytes:
+    """Return a request as it goes over the wire; a header that is None is left out."""
+    lines: dict[str, Any] = {
+        "Host": "127.0.0.1:PORT",
+        "Connection": "close",
+        "Content-Type": "application/json",
+    }
     if body is not None:
         lines["Content-Length"] = str(len(body))
     lines.update({name.replace("_", "-"): value for name, value in headers.items()})
@@ -92,7 +104,7 @@ def requests() -> list[bytes]:
     """Return the requests: to each of the app's routes by right and wrong methods, then what clients send."""
     found = []
     api, ajax = f"{prefix}/api/2.0/mlflow", f"{prefix}/ajax-api/2.0/mlflow"
-    for rule in sorted(flask.url_map.iter_rules(), key=str)[:: 1 if full else 4]:
+    for rule in sorted(flask.url_map.iter_rules(), key=str)[:: int(every)]:
         path = re.sub("<[^>]*>", "1", str(rule))
         if (
             "/mlflow/" in path and "supported" not in path and "telemetry" not in path
@@ -216,10 +228,11 @@ def life_of_a_run() -> list[bytes]:
     return [raw.replace(b"%PORT%", b"PORT.") for raw in found]
 
 
-different = []
+different, good = [], 0
 table = requests() + life_of_a_run()
 for raw in table:
     one, other = ask(ports[0], raw), ask(ports[1], raw)
+    good += " 200 " in str(one[0])
     if one != other:
         different.append([raw[:300].decode("latin-1"), one, other])
-print(json.dumps({"asked": len(table), "taken": len(taken), "different": different}))
+print(json.dumps({"asked": len(table), "taken": len(taken), "good": good, "different": different}))
