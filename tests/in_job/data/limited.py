@@ -43,5 +43,5 @@ async def start(*arguments: Any, **options: Any) -> None:
     print(server.servers[0].sockets[0].getsockname()[1], flush=True)
 
 
-server.startup = start  # type: ignore[method-assign]
+server.startup = start
 server.run()
