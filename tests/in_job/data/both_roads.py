@@ -76,6 +76,7 @@ def ask(port: int, request: bytes) -> list[object]:
     lines = [line for line in lines if not line.startswith(("date:", "x-mlflow-gateway-duration"))]
     text = re.sub(r"[0-9a-f]{32}|\b1[0-9]{12}\b|\b[a-z]+-[a-z]+-[0-9]+\b", "…", body.decode("latin-1"))
     text = text.replace(str(port), "PORT")
+    text = re.sub('"experiment_id": "[12]"', '"experiment_id": "…"', text)  # each road makes one
     if "…" in text:  # a made-up name may be longer or shorter
         lines = [re.sub("(?<=content-length: ).*", "…", line) for line in lines]
     return [lines[0], sorted(lines[1:]), text]
