@@ -45,6 +45,31 @@ def guard_history(store: Any, refused: Any) -> None:
     store.get_metric_history = get_metric_history
 
 
+def guard_bulk(store: Any, refused: Any) -> None:
+    """Let a store read no more points of several runs at once than of one.
+
+    MLflow reads 25,000 of them at most, but all where a negative number is asked for and SQLite takes that for
+    no limit. What is sampled evenly, so many points of each run, is sampled in larger steps.
+    """
+    read = store.get_metric_history_bulk
+    sample: Any = getattr(store, "get_metric_history_bulk_interval", None)
+
+    def get_metric_history_bulk(self: Any, run_ids: Any, metric_key: str, max_results: int) -> Any:
+        if max_results < 0:
+            raise refused(f"max_results is {max_results}: ask for 0 points or more")
+        return read(self, run_ids, metric_key, min(max_results, POINTS))
+
+    def get_metric_history_bulk_interval(
+        self: Any, run_ids: Any, metric_key: str, max_results: int, *steps: Any, **named: Any
+    ) -> Any:
+        most = max(POINTS // max(len(run_ids), 1), 1)
+        return sample(self, run_ids, metric_key, min(max_results, most), *steps, **named)
+
+    store.get_metric_history_bulk = get_metric_history_bulk
+    if sample:
+        store.get_metric_history_bulk_interval = get_metric_history_bulk_interval
+
+
 def guard_locations(store: Any, refused: Any, destination: str) -> None:
     """Let a store make no experiment whose artifacts would be written elsewhere in the job."""
     create = store.create_experiment
@@ -101,6 +126,7 @@ def guard_stores(env: MutableMapping[str, str]) -> None:
         store: Any = getattr(importlib.import_module(f"{stores}.{module}"), kind)
         if "://" in uri:
             guard_history(store, refused)
+            guard_bulk(store, refused)
         if env.get("MLFLOW_ACTION_MODE", "").strip().lower() != "ui":
             guard_locations(store, refused, destination)
             if "://" in uri:

@@ -7,6 +7,7 @@ import importlib
 import re
 import resource
 import time
+from collections import deque
 from collections.abc import MutableMapping
 from contextlib import suppress
 from typing import Any
@@ -21,6 +22,7 @@ LINGER = (
 )
 PATIENCE = 30.0  # seconds in which a client that is waited for
 LEAST = 1000 * PATIENCE  # sends so many bytes, or is cut off
+SMALL = 2**20  # bytes of a body that needs no room: no more has a batch that MLflow takes
 CONNECTIONS = 1000  # of a worker; when there are more, those go that have been waited for longest
 FILES = 65536  # that a process may have open, if it may say so itself
 
@@ -34,17 +36,58 @@ def max_body(env: MutableMapping[str, str]) -> int:
     return int(found.group(1)) * UNITS[(found.group(2) or "").lower()]
 
 
-class TooLarge(Exception):
-    """A body has become larger than it may be."""
+class Refused(Exception):
+    """A body has become larger than it may be, or there is no room for it; the status of the answer."""
+
+
+class Room:
+    """So many bytes of large bodies that a worker takes at the same time; who has no room stands in line.
+
+    To answer a body takes several times its size. To wait is what serves clients best: an answer takes less
+    than a second, after which there is room, and not all of them try again by themselves.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._line: deque[tuple[int, Any]] = deque()
+
+    async def take(self, size: int) -> bool:
+        """Wait for room, and tell whether there was any in time."""
+        if not self._line and size <= self._left:
+            self._left -= size
+            return True
+        turn = asyncio.get_running_loop().create_future()
+        self._line.append((size, turn))
+        try:
+            await asyncio.wait([turn], timeout=PATIENCE)
+            return turn.done()
+        finally:
+            if not turn.done():
+                self._line.remove((size, turn))
+                self.give(0)  # those behind may be smaller
+
+    def give(self, size: int) -> None:
+        """Give room back, and let those in who are the next."""
+        self._left += size
+        while self._line and self._line[0][0] <= self._left:
+            size, turn = self._line.popleft()
+            self._left -= size
+            turn.set_result(None)
 
 
 class LimitedBodies:
-    """An app before MLflow's that refuses larger bodies; artifacts are streamed, and have no limit."""
+    """An app before MLflow's that refuses larger bodies; artifacts are streamed, and have no limit.
+
+    Bodies of more than SMALL bytes need room, of which there is as much as for the largest one.
+    """
 
     def __init__(self, app: Any, most: int) -> None:
-        self.app, self._most = app, most
+        self.app, self._most, self._room = app, most, Room(most)
         text = f"The body is larger than {most:,} bytes, the most that this server takes but for artifacts. "
-        self._text = f"{text}Send less at once, or set {VARIABLE} in the server's envs.\n".encode()
+        self._texts = {
+            413: f"{text}Send less at once, or set {VARIABLE} in the server's envs.\n",
+            503: "The server answers other large requests; send this one again, or less at once.\n",
+        }
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Let the app answer a request whose body is small enough."""
@@ -53,24 +96,40 @@ class LimitedBodies:
             return
         headers = dict(scope["headers"])
         declared = headers.get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > self._most:
-            await self._refuse(receive, send)
-        elif b"transfer-encoding" in headers:
-            await self._count(scope, receive, send)
+        size = int(declared) if declared.isdigit() else 0
+        if size > self._most:
+            await self._refuse(413, receive, send)
+        elif size > SMALL or b"transfer-encoding" in headers:
+            await self._count(size, scope, receive, send)
         else:  # what is declared is what the web server lets through
             await self.app(scope, receive, send)
 
-    async def _count(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Let the app answer, unless more and more comes."""
-        size, begun, refused = 0, False, False
+    async def _count(self, declared: int, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Let the app answer, unless more and more comes or there is no room for it."""
+        size, room, begun, refused = 0, 0, False, 0
+
+        def refuse(status: int) -> Refused:
+            nonlocal refused
+            refused = 0 if begun else status
+            return Refused(status)
+
+        async def make_room(wanted: int) -> None:
+            nonlocal room
+            if not room:
+                if not await self._room.take(wanted):
+                    raise refuse(503)
+                room = wanted
 
         async def counted() -> Any:
-            nonlocal size, refused
+            nonlocal size
+            if declared:
+                await make_room(declared)
             message = await receive()
             size += len(message.get("body", b""))
             if size > self._most:
-                refused = not begun
-                raise TooLarge
+                raise refuse(413)
+            if size > SMALL:  # a chunked body may become the largest
+                await make_room(self._most)
             return message
 
         async def noted(message: Any) -> None:
@@ -84,15 +143,20 @@ class LimitedBodies:
         except Exception:
             if not refused:
                 raise
+        finally:
+            self._room.give(room)
         if refused:
-            await self._refuse(receive, send)
+            await self._refuse(refused, receive, send)
 
-    async def _refuse(self, receive: Any, send: Any) -> None:
-        """Answer 413 and let the connection be closed; a little of the body is thrown away before."""
+    async def _refuse(self, status: int, receive: Any, send: Any) -> None:
+        """Answer, and let the connection be closed; a little of the body is thrown away before."""
+        text = self._texts[status].encode()
         head = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-        head.append((b"content-length", b"%d" % len(self._text)))
-        await send({"type": "http.response.start", "status": 413, "headers": head})
-        await send({"type": "http.response.body", "body": self._text, "more_body": True})
+        head.append((b"content-length", b"%d" % len(text)))
+        if status == 503:
+            head.append((b"retry-after", b"10"))
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": text, "more_body": True})
 
         async def rest() -> None:
             while (await receive()).get("more_body", False):

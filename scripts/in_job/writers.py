@@ -25,11 +25,13 @@ WRITES = ("INSERT", "UPDATE", "DELETE", "REPLAC")
 
 
 class Place:
-    """A place in the queue: `ready` is unlocked when its turn has come, `since` is when it began to write."""
+    """A place in the queue: `ready` is unlocked when it has become the first, `locked` when a thread that
+    waited for it has the file's lock; `since` is when it began to write."""
 
     def __init__(self) -> None:
-        self.ready = threading.Lock()
+        self.ready, self.locked = threading.Lock(), threading.Lock()
         self.ready.acquire()
+        self.locked.acquire()
         self.since: float | None = None
 
 
@@ -37,7 +39,8 @@ class Queue:
     """The line of one process's threads, of which the first competes with other processes for a file's lock.
 
     The kernel frees that lock when a process dies. Each process opens the file anew: a lock that is inherited
-    would be one for both.
+    would be one for both. What waits for it is a thread of the queue's own, since such a wait cannot be given
+    up: the first in line gives up, and writes without a place.
     """
 
     def __init__(self, file: str, limit: float = LIMIT) -> None:
@@ -53,14 +56,16 @@ class Queue:
         self._guard = threading.Lock()
         self._waiting: deque[Place] = deque()
         self._first: Place | None = None
+        self._asked = threading.Semaphore(0)
 
     def enter(self) -> Place | None:
         """Wait for a turn and return the place, None when it has not come within the limit."""
-        place = Place()
+        place, deadline = Place(), time.monotonic() + self._limit
         with self._guard:
             if self._descriptor < 0:
                 self._descriptor = os.open(self.file, os.O_RDWR | os.O_CLOEXEC)
-                threading.Thread(target=self._watch, args=(self._descriptor,), daemon=True).start()
+                for work in (self._watch, self._fetch):
+                    threading.Thread(target=work, args=(self._descriptor,), daemon=True).start()
             waits = self._first is not None
             if waits:
                 self._waiting.append(place)
@@ -72,12 +77,39 @@ class Queue:
                     self._waiting.remove(place)
                     return None
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            if not self._lock():
+                self._asked.release()
+                if not place.locked.acquire(timeout=max(deadline - time.monotonic(), 0)):
+                    self.leave(place)
+                    return None
         except BaseException:
             self.leave(place)
             raise
         place.since = time.monotonic()
         return place
+
+    def _lock(self) -> bool:
+        """Take the file's lock if nobody else has it; tell whether this process has it."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _fetch(self, descriptor: int) -> None:
+        """Wait for the file's lock as often as it is asked for, and give it to who is the first by then."""
+        while self._asked.acquire():
+            given = False
+            while not given:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                with self._guard:
+                    if self._first is None:  # who asked has given up
+                        fcntl.flock(descriptor, fcntl.LOCK_UN)
+                    elif not self._lock():  # one who gave up has given it back in the meantime
+                        continue
+                    elif self._first.locked.locked():
+                        self._first.locked.release()
+                    given = True
 
     def leave(self, place: Place) -> None:
         """Give a place back, and let the next have its turn; nothing where it has lapsed."""

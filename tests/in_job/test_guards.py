@@ -81,6 +81,14 @@ refused(lambda: store.get_metric_history(run, "loss", max_results=101), "by max_
 page = store.get_metric_history(run, "loss", max_results=60)
 rest = store.get_metric_history(run, "loss", None, page.token)
 assert [metric.step for metric in [*page, *rest]] == list(range(101))
+other = store.create_run("0", "me", 1, [], "another").info.run_id
+store.log_batch(other, [Metric("loss", 1.0, step, step) for step in range(101)], [], [])
+runs = [run, other]
+refused(lambda: store.get_metric_history_bulk(runs, "loss", -1), "max_results is -1: ask for 0")
+assert len(store.get_metric_history_bulk(runs, "loss", 25000)) == 100
+assert len(store.get_metric_history_bulk_interval(runs, "loss", 2500, None, None)) == 100
+few = store.get_metric_history_bulk_interval(runs, "loss", max_results=3, start_step=0, end_step=10)
+assert len(few) == 2 * 3
 outside = folder / "outside"
 (outside / "sub").mkdir(parents=True)
 (outside / "file").write_text("kept")

@@ -101,6 +101,26 @@ def test_a_body_has_a_limit_and_an_artifact_has_none(port: int, sent: bytes, sta
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize(("seconds", "status"), [(SECONDS / 3, b"200"), (2 * SECONDS, b"503")])
+def test_large_bodies_take_turns_and_small_ones_do_not(
+    port: int, seconds: float, status: bytes, declared: bool
+) -> None:
+    size = f"Content-Length: {MOST - 1000}" if declared else "Transfer-Encoding: chunked"
+    body = bytes(MOST - 1000) if declared else chunks(MOST - 1000)
+    with ExitStack() as stack:
+        first, small, second = (stack.enter_context(closing(connected(port))) for _ in range(3))
+        first.sendall(head("POST", f"/?{seconds}", size, "Connection: close") + body)
+        small.sendall(head("POST", "/", "Content-Length: 9", "Connection: close") + bytes(9))
+        assert answer(small).startswith(b"HTTP/1.1 200")
+        second.sendall(head("POST", "/", size, "Connection: close") + body)
+        found = answer(second)
+        assert found.split()[1] == status
+        assert (b"\r\nretry-after: 10\r\n" in found) == (status == b"503")
+        assert answer(first).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "sent",
     [

@@ -68,15 +68,29 @@ def test_threads_write_in_the_order_of_their_coming(file: str) -> None:
 def test_nobody_waits_longer_than_the_limit(file: str) -> None:
     queue = Queue(file, limit=0.2)
     setattr(queue, "_watch", lambda _descriptor: None)  # noqa: B010 - it would lapse before
-    assert queue.enter()
+    held = queue.enter()
+    assert held
     assert queue.enter() is None
     assert not queue._waiting
+    other = Queue(file, limit=0.2)  # as another process: its first in line waits for the file's lock
+    assert other.enter() is None
+    assert other.enter() is None
+    queue.leave(held)
+
+    def is_free() -> bool:  # what was waited for in vain is given back when it comes
+        place = queue.enter()
+        if place:
+            queue.leave(place)
+        return place is not None
+
+    wait_for(is_free, "the file's lock")
+    assert other.enter()
 
 
 def test_a_place_that_is_kept_too_long_lapses(file: str) -> None:
     queue = Queue(file, limit=0.3)
     hung = queue.enter()
-    second = Queue(file).enter()  # as another process: it waits for the file's lock without a limit
+    second = Queue(file).enter()  # as another process: it gets the file's lock when that lapses
     assert hung
     assert second
     queue.leave(hung)  # which must not give back what is another's by now

@@ -13,6 +13,7 @@ from in_job import limits
 limits.PATIENCE = float(sys.argv[2])
 limits.LEAST = 1000 * limits.PATIENCE
 limits.CONNECTIONS = 40
+limits.SMALL = 20_000
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
