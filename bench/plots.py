@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from report import OPERATIONS, TITLES, Results, median, run_counts, values
+from figures import OPERATIONS, TITLES, Results, median, run_counts, values
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
@@ -52,6 +52,30 @@ def _legend(axis: Any) -> None:
     axis.legend(frameon=False, fontsize=8, ncol=4, loc="lower center", bbox_to_anchor=(0.5, 1.12))
 
 
+def _loads(results: Results, stores: list[str], metric: str, label: str, path: Path) -> None:
+    """Draw a metric of every load, for each store, without and with slow fsync."""
+    wanted = [(s, slow) for s in stores for slow in (False, True)]
+    figure, axes = plt.subplots(len(wanted), 1, figsize=(7, 2.4 * len(wanted)), squeeze=False)
+    for axis, (store, slow) in zip(axes[:, 0], wanted, strict=True):
+        groups = []
+        for operation in OPERATIONS:
+            for clients in (1, 16, 64):
+                of = {"store": store, "slow": slow, "operation": operation, "clients": clients}
+                if values(results, metric, **of):
+                    name = f"\n{operation}" if clients == 16 else ""  # below the middle one
+                    groups.append((f"{clients}{name}", metric, of))
+        _bars(axis, results, groups)
+        if metric == "p99":
+            axis.set_yscale("log")  # from milliseconds to half a minute
+        axis.tick_params(axis="x", labelsize=8)
+        axis.set_xlabel("clients" if axis is axes[-1, 0] else "")
+        axis.set_ylabel(label)
+        axis.set_title(f"{store}{', 5 ms more for each fsync' if slow else ''}", fontsize=10)
+    figure.tight_layout()
+    _legend(axes[0, 0])
+    _save(figure, path)
+
+
 def draw(results: Results, folder: Path) -> None:
     """Write the plots into `folder`."""
     stores = [s for s in ("SQLite", "PostgreSQL") if values(results, "start", store=s)]
@@ -78,24 +102,8 @@ def draw(results: Results, folder: Path) -> None:
         _legend(axis)
         _save(figure, folder / "memory.svg")
 
-        wanted = [(s, slow) for s in stores for slow in (False, True)]
-        figure, axes = plt.subplots(len(wanted), 1, figsize=(7, 2.4 * len(wanted)), squeeze=False)
-        for axis, (store, slow) in zip(axes[:, 0], wanted, strict=True):
-            groups = []
-            for operation in OPERATIONS:
-                for clients in (1, 16, 64):
-                    of = {"store": store, "slow": slow, "operation": operation, "clients": clients}
-                    if values(results, "throughput", **of):
-                        name = f"\n{operation}" if clients == 16 else ""  # below the middle one
-                        groups.append((f"{clients}{name}", "throughput", of))
-            _bars(axis, results, groups)
-            axis.tick_params(axis="x", labelsize=8)
-            axis.set_xlabel("clients" if axis is axes[-1, 0] else "")
-            axis.set_ylabel("answers/s")
-            axis.set_title(f"{store}{', 5 ms more for each fsync' if slow else ''}", fontsize=10)
-        figure.tight_layout()
-        _legend(axes[0, 0])
-        _save(figure, folder / "throughput.svg")
+        _loads(results, stores, "throughput", "answers/s", folder / "throughput.svg")
+        _loads(results, stores, "p99", "p99, s", folder / "p99.svg")
 
         figure, axes = plt.subplots(1, 3, figsize=(9, 2.8))
         shown = [("growth start", 1, "start, s"), ("growth search-runs", 1000, "list 100 runs, ms")]

@@ -2,83 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-Results = dict[str, Any]
-TITLES = {
-    "toolkit": "this toolkit",
-    "plain": "plain `mlflow server`",
-    "tuned": "tuned by hand",
-    "older": "MLflow 3.1.4, four gunicorn workers",
-}
-OPERATIONS = ("log-batch", "log-metric", "create-run", "search-runs")
-
-
-def dumps(results: Results) -> str:
-    """Return results.json: one sample a line, so that two runs can be compared."""
-    samples = ",\n  ".join(json.dumps(sample) for sample in results["samples"])
-    rest = {name: value for name, value in results.items() if name != "samples"}
-    return json.dumps(rest, indent=1)[:-2] + f',\n "samples": [\n  {samples}\n ]\n}}\n'
-
-
-def load(path: Path) -> Results:
-    """Return what results.json holds."""
-    found: Results = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def values(results: Results, metric: str, **of: Any) -> list[float]:
-    """Return the values of all samples of a metric that are as `of` says."""
-    want = {"metric": metric, **of}
-    return [
-        value
-        for sample in results["samples"]
-        if all(sample.get(name) == text for name, text in want.items())
-        for value in sample["values"]
-    ]
-
-
-def median(results: Results, metric: str, **of: Any) -> float | None:
-    """Return the median of `values`, None where nothing has been measured."""
-    found = values(results, metric, **of)
-    return statistics.median(found) if found else None
-
-
-def paired(results: Results, metric: str, other: str, **of: Any) -> list[float]:
-    """Return the ratios of the toolkit to another contender, round by round."""
-    own = values(results, metric, contender="toolkit", **of)
-    theirs = values(results, metric, contender=other, **of)
-    return [a / b for a, b in zip(own, theirs, strict=False) if b]  # without errors, there may be no p99
-
-
-def run_counts(results: Results, store: str) -> list[int]:
-    """Return the numbers of runs in a store with which its growth has been measured."""
-    samples = [s for s in results["samples"] if s["metric"] == "growth start" and s["store"] == store]
-    return sorted({s["runs"] for s in samples})
-
-
-def percentile(found: list[float], rank: int) -> float:
-    """Return a percentile, by the nearest rank."""
-    return sorted(found)[min(len(found) - 1, rank * len(found) // 100)]
-
-
-def spread(found: list[float], digits: int = 2) -> str:
-    """Return a median with the lowest and highest value."""
-    if not found:
-        return "-"
-    middle = f"{statistics.median(found):.{digits}f}"
-    return middle if len(found) == 1 else f"{middle} ({min(found):.{digits}f} to {max(found):.{digits}f})"
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a Markdown table."""
-    names = list(head)
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+import cells
+from figures import OPERATIONS, TITLES, Results, median, paired, run_counts, spread, table, values
 
 
 def throughput_ratios(results: Results, slow: bool, other: str = "plain") -> list[float]:
@@ -123,6 +52,14 @@ def targets(results: Results) -> list[tuple[str, str, str, bool]]:
             rows.append((f"errors with 64 clients, {store}", "0", f"{sum(errors):.0f}", not sum(errors)))
     add("throughput on SQLite, against plain", 1.0, throughput_ratios(results, slow=False), least)
     add("throughput on SQLite, slow fsync, against plain", 2.0, throughput_ratios(results, slow=True), least)
+    found = cells.cells(results)
+    add("throughput against 3.1.4, median cell", 1.3, [cell.throughput for cell in found], least)
+    for name, limit, within in (("throughput", 1.0, least), ("p99", 1.0, most)):
+        met = sum(within(getattr(cell, name), limit) for cell in found)
+        if found:
+            text = f"{met} of {len(found)} cells"
+            what, aim = f"{name} against 3.1.4, in every cell", "≥ 1.0" if within is least else "≤ 1.0"
+            rows.append((what, aim, text, met == len(found)))
     up, bare = values(results, "mlflow-up"), values(results, "neuro-flow run")
     add("`mlflow-up` against `neuro-flow run`", 1.15, [a / b for a, b in zip(up, bare, strict=True)], most)
     return rows
@@ -168,9 +105,8 @@ def _loads(results: Results, store: str, slow: bool) -> str:
             for name in names:
                 per_second = spread(values(results, "throughput", contender=name, **of), 0)
                 ends = [median(results, p, contender=name, **of) for p in ("p50", "p99")]
-                row.append(
-                    per_second + "<br>" + " / ".join("-" if e is None else f"{e * 1000:.0f}" for e in ends)
-                )
+                below = " / ".join("-" if e is None else f"{e * 1000:.0f}" for e in ends)
+                row.append(f"{per_second}<br>{below}" if per_second != "-" else "-")
             rows.append(row)
     return table(["", "clients", *(TITLES[name] for name in names)], rows) if rows else ""
 
@@ -322,6 +258,7 @@ It took {results["minutes"]:.0f} minutes.
 - **tuned by hand**: two workers, no job runner, no access log, larger connection pools
 - **MLflow 3.1.4, four gunicorn workers**: what the maintained older action runs
 
+{cells.for_people(results)}
 ## Targets
 
 Ratios of this toolkit to the other, round by round.
@@ -338,15 +275,12 @@ From the command to the first answered API call, and the proportional set size (
 """
     text += "## Throughput and latency\n\nAnswers per second, and below them p50 / p99 in milliseconds. "
     text += f"search-runs lists 100 of {results['runs']:,} runs, the newest first.\n"
-    if older := throughput_ratios(results, slow=False, other="older"):
-        slower = throughput_ratios(results, slow=True, other="older")
-        text += "\nMLflow 3.1.4 writes in less time than newer versions, however they are started: on SQLite "
-        text += f"this toolkit's throughput is {spread(older)} of its, with slow fsync {spread(slower)}.\n"
     for store in _stores(results):
         text += f"\n### {store}\n\n{_loads(results, store, slow=False)}"
         if slow := _loads(results, store, slow=True):
             text += f"\nWith 5 ms added to each fsync:\n\n{slow}"
-    text += "\n![Throughput](bench/throughput.svg)\n"
+    text += "\n![Throughput](bench/throughput.svg)\n![The slowest answers](bench/p99.svg)\n"
+    text += cells.section(results)
     if steady := _steady(results):
         text += (
             f"\n## Errors\n\n64 clients that log batches for longer than a connection pool waits:\n\n{steady}"

@@ -24,8 +24,8 @@ import machine
 import plots
 import report
 from contenders import CONTENDERS, MLFLOW, ROOT, Contender, Server
+from figures import OPERATIONS, dumps, percentile
 from machine import MemoryLimit, Unable, program
-from report import OPERATIONS, percentile
 from stores import Postgres, Sqlite, Store
 from toolkit import TARGETS, Workspace
 
@@ -47,12 +47,13 @@ class Plan:
     workers: tuple[int, ...] = (1, 2, 4)
     clients: tuple[int, ...] = (1, 16, 64)
     slow_clients: Mapping[str, tuple[int, ...]] = field(
-        default_factory=lambda: {"SQLite": (1, 16, 64), "PostgreSQL": (16,)}
+        default_factory=lambda: {"SQLite": (1, 16, 64), "PostgreSQL": (1, 16, 64)}
     )
     stores: tuple[str, ...] = ("SQLite", "PostgreSQL")
     targets: int = 5
     contenders: tuple[str, ...] = ("toolkit", "plain", "tuned", "older")
-    limited: tuple[str, ...] = ("toolkit", "plain", "older")
+    slowed: tuple[str, ...] = ("toolkit", "plain", "older")  # by the disk, and by a steady load
+    limited: tuple[str, ...] = ("toolkit", "plain", "older")  # in memory
     fresh: bool = True
 
 
@@ -117,11 +118,11 @@ class Bench:
                     self._cell(server, operation, clients, slow=False, of=of)
             self.note("memory", server.memory(), loaded=True, **of)
             self.flag.touch()
-            for operation in WRITES:
+            for operation in WRITES if contender.name in self.plan.slowed else ():
                 for clients in self.plan.slow_clients.get(store.kind, ()):
                     self._cell(server, operation, clients, slow=True, of=of)
             self.flag.unlink()
-            if steady and self.plan.steady_seconds:
+            if steady and self.plan.steady_seconds and contender.name in self.plan.slowed:
                 found = server.load("log-batch", 64, self.plan.steady_seconds)
                 self.note("steady", found["ok"], **of)
                 self.note("steady errors", sum(found["errors"].values()), **of)
@@ -282,7 +283,7 @@ def write(results: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         part = Path(name)
-        (part / "results.json").write_text(report.dumps(results), encoding="utf-8")
+        (part / "results.json").write_text(dumps(results), encoding="utf-8")
         plots.draw(results, part)
         for path in part.iterdir():
             path.replace(folder / path.name)

@@ -15,6 +15,7 @@ SETTINGS, ARGUMENTS, SIZING = Path("README.md"), Path("docs/arguments.md"), Path
 """The pages that have generated parts."""
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "bench")]
 
+import figures  # noqa: E402
 import report  # noqa: E402
 from dev import editor_help  # noqa: E402
 from flow import program  # noqa: E402
@@ -138,7 +139,7 @@ def generated() -> dict[Path, str]:
         Path("mlflow.example.yaml"): editor_help.example(inputs),
     }
     if (ROOT / "bench/results.json").exists():
-        results = report.load(ROOT / "bench/results.json")
+        results = figures.load(ROOT / "bench/results.json")
         texts[SIZING] = between(SIZING, "sizing", report.sizing(results))
         texts[Path("BENCHMARKS.md")] = report.page(results)
     return texts

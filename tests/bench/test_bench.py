@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+import cells
+import figures
 import load
 import report
 
 ROOT = Path(__file__).parents[2]
 
 
-def results(*samples: dict[str, Any]) -> report.Results:
+def results(*samples: dict[str, Any]) -> figures.Results:
     machine = {"processors": 2, "model": "x", "memory_gb": 8, "system": "s", "python": "3", "postgresql": []}
     versions = {"toolkit": "3.17.2", "older": "3.1.4"}
     about = {"rounds": 3, "runs": 10, "seconds": 1, "minutes": 2.0}
@@ -53,16 +55,30 @@ def test_throughput_is_the_median_of_operations_and_loads() -> None:
     assert report.throughput_ratios(results(*samples), slow=False) == []
 
 
-def test_where_the_older_mlflow_is_faster_is_said() -> None:
-    of = {"metric": "throughput", "store": "SQLite", "operation": "log-batch", "clients": 16}
+def test_every_cell_is_judged_against_the_older_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = {"store": "SQLite", "operation": "log-batch", "slow": False}
     samples = [
-        {**of, "contender": contender, "slow": slow, "values": [value]}
-        for contender, slow, value in (
-            ("toolkit", False, 50), ("older", False, 100), ("toolkit", True, 20), ("older", True, 10),
+        {**of, "metric": metric, "contender": contender, "clients": clients, "values": [value]}
+        for clients, metric, toolkit in (
+            (1, "throughput", 2), (1, "p99", 0.5), (16, "throughput", 3), (16, "p99", 1.5),
         )
+        for contender, value in (("toolkit", toolkit), ("older", 1))
     ]  # fmt: skip
+    monkeypatch.setitem(cells.REASONS, "log-batch, SQLite", "the disk")
     page = report.page(results(start("toolkit", 1), *samples))
-    assert "throughput is 0.50 of its, with slow fsync 2.00." in page
+    assert "| throughput against 3.1.4, in every cell | ≥ 1.0 | 2 of 2 cells | met |" in page
+    assert "| p99 against 3.1.4, in every cell | ≤ 1.0 | 1 of 2 cells | **missed** |" in page
+    assert "| throughput against 3.1.4, median cell | ≥ 1.3 | 2.50 (2.00 to 3.00) | met |" in page
+    assert "| SQLite | log-batch | 1 | 2.00 | 0.50 | met |" in page
+    assert "| SQLite | log-batch | 16 | 3.00 | 1.50 | **missed** |" in page
+    assert "- log-batch, SQLite: the disk\n" in page
+
+
+def test_people_read_how_long_they_wait() -> None:
+    of = {"metric": "p50", "contender": "toolkit", "store": "SQLite", "operation": "log-metric"}
+    sample = {**of, "clients": 1, "slow": False, "values": [0.004]}
+    page = report.page(results(start("toolkit", 1), sample))
+    assert "| your training loop logs a metric | 4 ms | - | - | - |" in page
 
 
 def test_errors_of_the_toolkit_miss_their_target() -> None:
@@ -76,21 +92,21 @@ def test_the_page_says_what_is_missed() -> None:
 
 
 def test_the_readme_has_every_figure_of_its_account() -> None:
-    account = report.sizing(report.load(ROOT / "bench/results.json"))
+    account = report.sizing(figures.load(ROOT / "bench/results.json"))
     assert "PostgreSQL" in account
     assert not re.search(r"(?<!\w)-(?!\w)(?!-)", re.sub(r"\|[-|]+\|", "", account)), account
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     written = results(start("toolkit", 1.5), start("plain", 2))
-    (tmp_path / "results.json").write_text(report.dumps(written), encoding="utf-8")
-    assert report.load(tmp_path / "results.json") == written
+    (tmp_path / "results.json").write_text(figures.dumps(written), encoding="utf-8")
+    assert figures.load(tmp_path / "results.json") == written
 
 
 def test_percentile() -> None:
     found = [float(value) for value in range(1, 101)]
-    assert (report.percentile(found, 50), report.percentile(found, 99)) == (51, 100)
-    assert report.percentile([7.0], 99) == 7
+    assert (figures.percentile(found, 50), figures.percentile(found, 99)) == (51, 100)
+    assert figures.percentile([7.0], 99) == 7
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""The toolkit against MLflow 3.1.4 under gunicorn, cell by cell, and what people who log notice of it."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from figures import OPERATIONS, Results, median, paired, table, values
+
+REASONS: dict[str, str] = {}
+"""Why a target is missed: by operation, or by `operation, store`."""
+DOINGS = (
+    ("your training loop logs a metric", "log-metric"),
+    ("it logs ten metrics at once", "log-batch"),
+    ("it starts a run", "create-run"),
+    ("the UI lists 100 runs", "search-runs"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A load, and the medians of the toolkit's ratios to 3.1.4 in it."""
+
+    store: str
+    slow: bool
+    operation: str
+    clients: int
+    throughput: float
+    p99: float
+
+    @property
+    def met(self) -> bool:
+        """Tell whether nothing is worse than with 3.1.4."""
+        return self.throughput >= 1.0 and self.p99 <= 1.0
+
+
+def cells(results: Results) -> list[Cell]:
+    """Return every cell in which both have been measured."""
+    found = []
+    for store in ("SQLite", "PostgreSQL"):
+        for slow in (False, True):
+            for operation in OPERATIONS:
+                for clients in (1, 16, 64):
+                    of = {"store": store, "slow": slow, "operation": operation, "clients": clients}
+                    answers = paired(results, "throughput", "older", **of)
+                    slowest = paired(results, "p99", "older", **of)
+                    if answers and slowest:
+                        medians = statistics.median(answers), statistics.median(slowest)
+                        found.append(Cell(store, slow, operation, clients, *medians))
+    return found
+
+
+def section(results: Results) -> str:
+    """Return the section with every cell, and the reasons where one misses."""
+    found = cells(results)
+    if not found:
+        return ""
+    rows = []
+    for cell in found:
+        place = f"{cell.store}, slow fsync" if cell.slow else cell.store
+        marks = ["met" if cell.met else "**missed**"]
+        ratios = [f"{cell.throughput:.2f}", f"{cell.p99:.2f}"]
+        rows.append([place, cell.operation, str(cell.clients), *ratios, *marks])
+    text = """
+## Against MLflow 3.1.4
+
+Ratios of this toolkit to MLflow 3.1.4 under four gunicorn workers, the medians of all rounds. A cell is met
+where throughput is 1.0 or more and p99 1.0 or less. Reads do no fsync.
+
+"""
+    text += table(("store", "", "clients", "throughput", "p99", ""), rows)
+    missed = [cell for cell in found if not cell.met]
+    names = dict.fromkeys(name for c in missed for name in (c.operation, f"{c.operation}, {c.store}"))
+    reasons = [f"- {name}: {REASONS[name]}" for name in names if name in REASONS]
+    return text + ("\nWhere it is missed:\n\n" + "\n".join(reasons) + "\n" if reasons else "")
+
+
+def for_people(results: Results) -> str:
+    """Return how long people wait for what they do."""
+    head = ["", "alone", "MLflow 3.1.4", "16 at once, 99 of 100 within", "MLflow 3.1.4"]
+    rows = []
+    for doing, operation in DOINGS:
+        row = [doing]
+        for clients, metric in ((1, "p50"), (16, "p99")):
+            for contender in ("toolkit", "older"):
+                of = {"store": "SQLite", "slow": False, "operation": operation, "clients": clients}
+                found = median(results, metric, contender=contender, **of)
+                row.append("-" if found is None else f"{found * 1000:.0f} ms")
+        rows.append(row)
+    if not values(results, "p50", contender="toolkit"):
+        return ""
+    return f"## How long you wait\n\nOn SQLite, at the median if you are alone:\n\n{table(head, rows)}"
