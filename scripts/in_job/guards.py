@@ -48,7 +48,7 @@ def guard_history(store: Any, refused: Any) -> None:
 def guard_bulk(store: Any, refused: Any) -> None:
     """Let a store read no more points of several runs at once than of one.
 
-    MLflow reads 25,000 of them at most, but all where a negative number is asked for and SQLite takes that for
+    MLflow reads 25,000 of them at most, but all where a negative number is asked for, which SQLite takes for
     no limit. What is sampled evenly, so many points of each run, is sampled in larger steps.
     """
     read = store.get_metric_history_bulk

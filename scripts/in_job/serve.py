@@ -23,7 +23,6 @@ from in_job.environment import DEFAULTS, JOBS, OWN_INPUTS, names, store_defaults
 from in_job.in_use import hold
 from in_job.installed import mlflow_version, package
 from in_job.keys import change, keep, rows
-from in_job.keys import keep, rows
 from in_job.limits import max_body
 from in_job.location import is_remote, locate, store_path
 from in_job.sqlite import fold, prepare_sqlite
