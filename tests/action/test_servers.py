@@ -28,7 +28,7 @@ SERVERS = {
     "plain": ["-1"],
     "storage": [
         *("backend_store_uri-1", "artifacts_destination-1", "volumes-1", "envs-1", "port-1", "job_name-1"),
-        *("preset-1", "life_span-1", "restart-1", "browse-1"),
+        *("preset-1", "life_span-1", "restart-1", "browse-1", "backup_every-1"),
     ],
     "disk": ["backend_store_uri-2", "image-1", "extra_params-1"],
     "objects": ["artifacts_destination-2", "backend_store_uri-3", "extra_params-1"],
