@@ -253,7 +253,7 @@ A figure is the median of {results["rounds"]} rounds, with the lowest and the hi
 {about["python"]}, MLflow {versions["toolkit"]} and {versions["older"]}{database}.
 It took {results["minutes"]:.0f} minutes.
 
-- **this toolkit**: the server as `mlflow-up` starts it, two workers
+- **this toolkit**, version {results["version"]}: the server as `mlflow-up` starts it, two workers
 - **plain `mlflow server`**: the same MLflow with no option but the store, as older actions run it
 - **tuned by hand**: two workers, no job runner, no access log, larger connection pools
 - **MLflow 3.1.4, four gunicorn workers**: what the maintained older action runs

@@ -262,6 +262,7 @@ class Bench:
                 self.cost(contender)
         versions = {c.name: version_of(c.python) for c in CONTENDERS}
         return {
+            "version": (ROOT / "scripts/VERSION").read_text(encoding="utf-8").strip(),
             "machine": machine.describe(),
             "versions": versions,
             "rounds": self.plan.rounds,

@@ -21,7 +21,7 @@ def results(*samples: dict[str, Any]) -> figures.Results:
     machine = {"processors": 2, "model": "x", "memory_gb": 8, "system": "s", "python": "3", "postgresql": []}
     versions = {"toolkit": "3.17.2", "older": "3.1.4"}
     about = {"rounds": 3, "runs": 10, "seconds": 1, "minutes": 2.0}
-    return {"machine": machine, "versions": versions, **about, "samples": list(samples)}
+    return {"version": "1.1.0", "machine": machine, "versions": versions, **about, "samples": list(samples)}
 
 
 def start(contender: str, *values: float) -> dict[str, Any]:
