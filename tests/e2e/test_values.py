@@ -56,7 +56,7 @@ def submitted(patch: pytest.MonkeyPatch) -> dict[str, str]:
 @example(AWKWARD, "environment")
 @example(AWKWARD, "make")
 @example([text.replace("${", "$ {") for text in AWKWARD], "file")  # there ${ begins a reference
-@hypothesis_settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=6, suppress_health_check=list(HealthCheck))
 def test_any_text_reaches_the_job(served: Clone, texts: list[str], layer: str) -> None:
     envs = {f"V{number}": text for number, text in enumerate(texts)}
     variables = {"MLFLOW_ENVS": json.dumps(envs), "MLFLOW_EXTRA_PARAMS": texts[0]}
