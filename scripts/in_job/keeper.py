@@ -14,13 +14,14 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from in_job import sqlite
 from in_job.backup_file import part_of, write_backup
+from in_job.location import locate, store_path
 from in_job.store import LOCK_WAIT, Store
 from in_job.words import explain, say
 
@@ -39,17 +40,16 @@ def seconds(text: str) -> int:
     return sum(int(number) * UNITS[unit] for number, unit in re.findall(r"(\d+)([wdhms])", text))
 
 
-def folder_of(env: Mapping[str, str]) -> Path | None:
+def folder_of(env: MutableMapping[str, str]) -> Path | None:
     """Return the folder of the backups as flow/store_task.py does, None where no volume has a place."""
-    destination = re.sub("^file://", "", env.get("MLFLOW_ARTIFACTS_DESTINATION", "")).rstrip("/")
-    store = re.match(r"sqlite(?:\+\w+)?:///(?:file:)?(/[^?]*)", env.get("MLFLOW_BACKEND_STORE_URI", ""))
+    uri, destination = locate(env)
+    destination, database = destination.rstrip("/"), store_path(uri) if uri.startswith("sqlite") else ""
     found = (
         re.fullmatch(r"storage:.+?:(/[^:]*)(:r[ow])?", text) for text in json.loads(env.get(VOLUMES) or "[]")
     )
     mounts = [volume.group(1).rstrip("/") for volume in found if volume and volume.group(2) != ":ro"]
     apart = [mount for mount in mounts if not f"{mount}/backups/".startswith(f"{destination}/")]
-    holds = [destination, store.group(1) if store else ""]
-    apart.sort(key=lambda mount: [not f"{path}/".startswith(f"{mount}/") for path in holds])
+    apart.sort(key=lambda mount: [not f"{path}/".startswith(f"{mount}/") for path in (destination, database)])
     return Path(apart[0], "backups") if apart else None
 
 
@@ -153,11 +153,9 @@ def keep_backups(env: dict[str, str], folder: Path, every: int) -> None:
 
 
 def start(env: dict[str, str]) -> int:
-    """Start the process that makes backups where they are asked for; return its id, 0 for none."""
-    every, text = seconds(env.get(EVERY, "")), env.get(EVERY, "")
-    if not text:
-        return 0
-    folder = folder_of(env)
+    """Start the process that makes the backups that are asked for; return its id, 0 for none."""
+    text, folder = env[EVERY], folder_of(env)
+    every = seconds(text)
     if every < UNITS["m"] or folder is None:
         reason = (
             "write a minute or more, like 1d" if folder else "no volume has a place that no artifact shares"

@@ -16,6 +16,7 @@ from flow.drift import of_job, of_submission
 from flow.store_guard import require_same_store
 from flow.submission import Submission
 from flow.workspace import Flow, platform_errors, state_of
+from in_job import keeper
 from settings import layers
 
 from .platform import DISK, LOGIN, ORG, OTHER, PAGE, Platform, connected, job
@@ -155,6 +156,26 @@ async def test_a_task_runs_where_the_server_does(
 async def test_backups_are_kept_in_the_project_of_the_job(platform: Platform, other_flow: Flow) -> None:
     kept = store_task.backups_of(other_flow, submission(OTHER, ()), "mlflow")
     assert str(kept.uri) == f"storage://default/{ORG}/{OTHER}/mlflow-mlflow-backups"
+
+
+@pytest.mark.parametrize(
+    ("destination", "store"),
+    [
+        ("/mnt/mlflow/artifacts", ""),
+        ("/////mnt/mlflow/artifacts", "sqlite://///mnt/mlflow/mlflow.db"),
+        ("file:///mnt/mlflow/artifacts/", ""),
+        ("/mnt/mlflow", "mssql://db/mlflow"),  # a server whose driver is not looked for
+        ("s3://bucket", "sqlite:////mnt/mlflow/mlflow.db"),
+        ("s3://bucket", "/mnt/mlflow/mlruns"),
+    ],
+)
+async def test_the_server_keeps_its_own_backups_in_the_same_folder(
+    flow: Flow, destination: str, store: str
+) -> None:
+    volumes = ["storage:a:/mnt/other:rw", VOLUME, "storage:b:/mnt/shown:ro"]
+    env = {"MLFLOW_ARTIFACTS_DESTINATION": destination, "MLFLOW_BACKEND_STORE_URI": store}
+    kept = store_task.backups_of(flow, submission(LOGIN, volumes, **env), "mlflow")
+    assert str(keeper.folder_of({**env, keeper.VOLUMES: json.dumps(volumes)})) == kept.path
 
 
 @pytest.mark.parametrize(
