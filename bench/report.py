@@ -10,14 +10,14 @@ import cells
 from figures import OPERATIONS, TITLES, Results, median, paired, run_counts, spread, table, values
 
 
-def throughput_ratios(results: Results, slow: bool, other: str = "plain") -> list[float]:
-    """Return the toolkit's throughput on SQLite over another's: a median for each operation and load."""
+def throughput_ratios(results: Results, slow: bool) -> list[float]:
+    """Return the toolkit's throughput on SQLite over plain MLflow's: a median for each operation and load."""
     found = []
     for sample in results["samples"]:
         of = {name: sample.get(name) for name in ("store", "operation", "clients", "slow")}
         toolkit = sample["metric"] == "throughput" and sample["contender"] == "toolkit"
         if toolkit and sample["slow"] == slow and sample["store"] == "SQLite":
-            ratios = paired(results, "throughput", other, **of)
+            ratios = paired(results, "throughput", "plain", **of)
             found += [statistics.median(ratios)] if ratios else []
     return found
 

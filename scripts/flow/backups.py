@@ -10,9 +10,9 @@ import apolo_sdk
 import yarl
 
 from flow import server
-from flow.store_task import JOB, backups_of
+from flow.store_task import backups_of, own_tags
 from flow.submission import Submission
-from flow.workspace import Flow, Job, tags
+from flow.workspace import Flow, Job
 
 
 async def on_volume(flow: Flow, folder: yarl.URL) -> dict[str, int]:
@@ -45,7 +45,6 @@ async def age_of_newest(flow: Flow, job: Job) -> float | None:
         f"{volume.storage_uri}:{volume.container_path}:{'ro' if volume.read_only else 'rw'}"
         for volume in job.container.volumes
     ]
-    project = dict(tag.split(":", 1) for tag in tags(JOB))["project"]
-    where = backups_of(flow, Submission({}, server.env_of(job), volumes), project)
+    where = backups_of(flow, Submission({}, server.env_of(job), volumes), own_tags()["project"])
     times = [stamp for name in await on_volume(flow, where.uri) if (stamp := made(name))]
     return max(0.0, time.time() - max(times)) if times else None

@@ -101,13 +101,18 @@ def job_name(project: str) -> str:
     return words[: 40 - len("-mlflow-store")].rstrip("-") + "-mlflow-store"
 
 
+def own_tags() -> dict[str, str]:
+    """Return the tags of the jobs that work on this workspace's store, by name."""
+    return dict(tag.split(":", 1) for tag in tags(JOB))
+
+
 class Task:
     """What is done to the store: evaluated by neuro-flow, and checked, before anything is started."""
 
     def __init__(self, flow: Flow, submission: Submission) -> None:
         self.flow = flow
         self.submission = submission
-        self._tags = {**dict(tag.split(":", 1) for tag in tags(JOB))}
+        self._tags = own_tags()
         self.backups = backups_of(flow, submission, self._tags["project"])
 
     @classmethod

@@ -14,6 +14,7 @@ from typing import Any
 
 from in_job import orphans
 from in_job.artifact_location import Artifacts
+from in_job.environment import is_on
 from in_job.sql import connect
 from in_job.store import Store, require_current, require_tables
 from in_job.users import drop_grants
@@ -222,7 +223,7 @@ class CleanUp:
 def uses_workspaces(store: Store) -> bool:
     """Tell whether the server has workspaces on, or left something in another one than the default."""
     extra = os.environ.get("MLFLOW_ACTION_EXTRA_PARAMS", "")
-    if "--enable-workspaces" in extra or os.environ.get(WORKSPACES, "").lower() in ("true", "1"):
+    if "--enable-workspaces" in extra or is_on(os.environ, WORKSPACES):
         return True
     if not store.is_database or "workspaces" not in store.counts():
         return False

@@ -7,14 +7,21 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from in_job import keys, sqlite
+from in_job import keys
 from in_job.counts import count
-from in_job.location import sqlite_file
 from in_job.sql import transaction
-from in_job.sqlite import copy_sqlite, open_sqlite
+from in_job.sqlite import copy_sqlite, copy_to, open_sqlite
 from in_job.store import Store
 from in_job.tables import copy_tables
-from in_job.users import VERSION_TABLE, has_users, kept_with, prepare_file, upgrade_users, users_uri
+from in_job.users import (
+    VERSION_TABLE,
+    has_users,
+    kept_with,
+    prepare_file,
+    upgrade_users,
+    users_revision,
+    users_uri,
+)
 from in_job.waiting import in_child
 from in_job.words import say
 
@@ -35,12 +42,11 @@ def collect(store: Store, work: Path) -> dict[str, Path]:
         say("left out: the users, whose database is one of their own")
         return found
     uri = users_uri(store.uri)
-    revision = next((row[0] for row in keys.rows(uri, f"SELECT version_num FROM {VERSION_TABLE}")), "")  # noqa: S608
+    revision = users_revision(uri)
     if revision:
         found[USERS] = work / USERS
         if store.path:
-            with closing(open_sqlite(uri)) as database, closing(sqlite3.connect(found[USERS])) as copy:
-                copy_sqlite(database, copy)
+            copy_to(found[USERS], uri)
         else:
             new = f"sqlite:///{found[USERS]}"
             in_child(upgrade_users, new, revision)
@@ -63,8 +69,7 @@ def put(store: Store, found: dict[str, Path]) -> None:
         uri = users_uri(store.uri)
         if store.path:
             prepare_file(uri)
-            target = sqlite3.connect(sqlite_file(uri)[1], sqlite.SQLITE_WAIT, uri=True, isolation_level=None)
-            with closing(sqlite3.connect(found[USERS])) as copy, closing(target) as database:
+            with closing(sqlite3.connect(found[USERS])) as copy, closing(open_sqlite(uri)) as database:
                 copy_sqlite(copy, database)
         else:
             work = f"sqlite:///{found[USERS]}"

@@ -16,7 +16,7 @@ from in_job.counts import count, in_words
 from in_job.location import sqlite_file
 from in_job.schema import create_schema
 from in_job.sql import table_names, transaction
-from in_job.sqlite import copy_sqlite, open_sqlite, sqlite_damage, sqlite_revision
+from in_job.sqlite import copy_sqlite, copy_to, sqlite_damage, sqlite_revision
 from in_job.store import Store
 from in_job.tables import copy_tables, known_tables
 from in_job.waiting import in_child
@@ -27,9 +27,7 @@ def snapshot(store: Store, work: Path) -> None:
     """Write the store's database, as it is at one moment, into the new SQLite file `work`."""
     say(f"reading {store}")
     if store.kind == "sqlite":
-        with closing(open_sqlite(store.uri)) as database, closing(sqlite3.connect(work)) as copy:
-            copy_sqlite(database, copy)
-            copy.execute("PRAGMA journal_mode = DELETE")
+        copy_to(work, store.uri)
     elif store.kind == "file":
         in_child(migrate_file_store, store.path, work)
         with closing(sqlite3.connect(work)) as database:  # whose last user is gone with the child

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 from in_job.installed import has_sqlalchemy_2, package
 from in_job.location import store_path
@@ -15,6 +15,11 @@ DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 OWN_INPUTS = {"--backend-store-uri", "--artifacts-destination", "--port", "-p"}
+
+
+def is_on(env: Mapping[str, str], name: str) -> bool:
+    """Tell whether a variable of MLflow's that is true or false is true."""
+    return env.get(name, "").lower() in ("true", "1")
 
 
 def names(env: MutableMapping[str, str]) -> dict[str, str]:

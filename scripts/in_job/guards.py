@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from in_job.location import is_remote
+from in_job.queries import rows
 from in_job.words import say
 
 POINTS = 50_000  # of a metric's history that are answered at once: they take 100 MB on the way
@@ -101,15 +102,10 @@ def guard_deletion(repository: Any, refused: Any) -> None:
 
 def name_outside(uri: str, destination: str) -> None:
     """Say which experiments keep their artifacts elsewhere in the job, from before that was refused."""
-    alchemy: Any = importlib.import_module("sqlalchemy")
-    engine = alchemy.create_engine(uri)
-    query = (
-        "SELECT name, artifact_location FROM experiments WHERE artifact_location NOT LIKE 'mlflow-artifacts%'"
-    )
-    with engine.connect() as connection:
-        rows = connection.execute(alchemy.text(query)).all()
-    engine.dispose()
-    found = [f"{name} ({place})" for name, place in rows if is_outside(place, destination)]
+    # No LIKE: some drivers take its % for the place of a value.
+    query = "SELECT name, artifact_location FROM experiments WHERE substr(artifact_location, 1, 16)"
+    others = rows(uri, f"{query} <> 'mlflow-artifacts'")
+    found = [f"{name} ({place})" for name, place in others if is_outside(place, destination)]
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         say(f"experiments that write outside of the artifacts, {destination}: {', '.join(found[:3])}{more}")

@@ -12,15 +12,13 @@ import importlib
 import json
 import os
 import secrets
-import sqlite3
-from collections.abc import Iterable, MutableMapping
-from contextlib import closing, suppress
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, Dict
 
 from in_job.location import store_path
-from in_job.sql import connect, table_names
-from in_job.sqlite import open_sqlite
+from in_job.queries import change, rows
+from in_job.sql import connect
 from in_job.words import Problem, say
 
 WEBHOOKS = "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
@@ -43,17 +41,6 @@ def make(uri: str) -> Keys:
     webhooks = base64.urlsafe_b64encode(os.urandom(32)).decode()  # what cryptography calls a Fernet key
     gateway = "" if rows(uri, "SELECT secret_id FROM secrets LIMIT 1") else secrets.token_urlsafe(32)
     return {WEBHOOKS: webhooks, GATEWAY: gateway, FLASK: secrets.token_urlsafe(32)}
-
-
-def rows(uri: str, query: str) -> list[Any]:
-    """Return what a query finds in a database; nothing where it has no such table."""
-    if uri.startswith("sqlite"):
-        with suppress(sqlite3.OperationalError), closing(open_sqlite(uri)) as database:
-            return list(database.execute(query))
-        return []
-    with connect(uri) as session:
-        table = query.partition(" FROM ")[2].split()[0]
-        return list(session.exec_driver_sql(query)) if table in table_names(session) else []
 
 
 def read(uri: str) -> Keys:
@@ -157,19 +144,6 @@ def named(webhooks: dict[str, str]) -> str:
     """Return some names of webhooks, by id, and how many more there are."""
     names = [f"{name} ({identifier})" for identifier, name in webhooks.items()]
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
-
-
-def change(uri: str, statement: str, values: Iterable[str]) -> None:
-    """Change a database by a statement, once for each `:value`."""
-    if uri.startswith("sqlite"):
-        with closing(open_sqlite(uri)) as database:
-            for value in values:
-                database.execute(statement, {"value": value})
-        return
-    with connect(uri) as session:
-        text = importlib.import_module("sqlalchemy").text(statement)
-        for value in values:
-            session.execute(text, {"value": value})
 
 
 def require_database(uri: str, destination: str) -> None:

@@ -17,9 +17,7 @@ from in_job.words import Problem, say
 VARIABLE = "MLFLOW_ACTION_MAX_BODY"
 UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 STREAMED = re.compile(r".*/(api|ajax-api)/2\.0/mlflow-artifacts/artifacts/")  # uploads, by PUT
-LINGER = (
-    2.0  # seconds in which the rest of a body is thrown away, so that its sender comes to read the answer
-)
+LINGER = 2.0  # seconds in which the rest of a body is thrown away: its sender comes to read the answer
 PATIENCE = 30.0  # seconds in which a client that is waited for
 LEAST = 1000 * PATIENCE  # sends so many bytes, or is cut off
 SMALL = 2**20  # bytes of a body that needs no room: no more has a batch that MLflow takes
@@ -115,10 +113,11 @@ class LimitedBodies:
 
         async def make_room(wanted: int) -> None:
             nonlocal room
-            if not room:
-                if not await self._room.take(wanted):
-                    raise refuse(503)
-                room = wanted
+            if room:
+                return
+            if not await self._room.take(wanted):
+                raise refuse(503)
+            room = wanted
 
         async def counted() -> Any:
             nonlocal size

@@ -83,6 +83,11 @@ def store_path(uri: str) -> Path | None:
     return None if "://" in uri else Path(uri).absolute()
 
 
+def is_database(uri: str) -> bool:
+    """Tell whether a store is SQLite or in a database server, not a file store."""
+    return uri.startswith("sqlite") or store_path(uri) is None
+
+
 def locate(env: MutableMapping[str, str]) -> tuple[str, str]:
     """Return the backend store's URI and the artifacts destination that the settings mean."""
     destination = re.sub("^file://", "", one_slash(env.get("MLFLOW_ARTIFACTS_DESTINATION", "")))

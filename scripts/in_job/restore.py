@@ -76,9 +76,7 @@ def put_all(store: Store, backup: Backup, keep: Path | None = None) -> dict[str,
         try:
             if backup.has_artifacts:
                 stage_artifacts(store, backup, keep)
-            if (
-                backup.companions
-            ):  # which come after the database: a task that is killed in between is finished
+            if backup.companions:  # they come after the database: a task killed in between is to be finished
                 store.mark.set("restore", backup.path.name)
             say(f"writing {in_words(expected, number)} into {store}")
             put(store, backup.database, lambda: stack.enter_context(uninterrupted()))

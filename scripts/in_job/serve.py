@@ -19,12 +19,13 @@ from pathlib import Path
 from in_job import sqlite
 from in_job.artifact_folder import artifacts_folder
 from in_job.database_server import prepare_sql
-from in_job.environment import DEFAULTS, JOBS, OWN_INPUTS, names, store_defaults, uvicorn_options
+from in_job.environment import DEFAULTS, JOBS, OWN_INPUTS, is_on, names, store_defaults, uvicorn_options
 from in_job.in_use import hold
 from in_job.installed import mlflow_version, package
-from in_job.keys import change, keep, rows
+from in_job.keys import keep
 from in_job.limits import max_body
-from in_job.location import is_remote, locate, store_path
+from in_job.location import is_database, is_remote, locate, store_path
+from in_job.queries import change, rows
 from in_job.sqlite import fold, prepare_sqlite
 from in_job.users import prepare_users
 from in_job.waiting import FORKS
@@ -57,7 +58,7 @@ def prepare_store(uri: str, destination: str, timeout: float) -> str:
 
 def tell_of_scoring(env: MutableMapping[str, str], uri: str) -> None:
     """Say it where MLflow has taken configurations of online scoring and nobody runs them."""
-    if env[JOBS].lower() not in ("true", "1") and (uri.startswith("sqlite") or not store_path(uri)):
+    if is_database(uri) and not is_on(env, JOBS):
         found = rows(uri, "SELECT count(*) FROM online_scoring_configs WHERE sample_rate > 0")
         if found and found[0][0]:
             say(f"{found[0][0]} scorers are set to score traces as they come, and nobody runs them:")
@@ -69,7 +70,7 @@ def allow_rollups(env: MutableMapping[str, str], uri: str, mode: str) -> None:
 
     They are made of the traces, so the server removes them; one that only shows runs leaves them to another.
     """
-    if env.get(ROLLUPS, "").lower() in ("true", "1") or not (uri.startswith("sqlite") or not store_path(uri)):
+    if is_on(env, ROLLUPS) or not is_database(uri):
         return
     there = [table for table in ROLLUP_TABLES if rows(uri, f"SELECT * FROM {table} LIMIT 1")]  # noqa: S608
     if there and mode == "ui":

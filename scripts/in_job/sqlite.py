@@ -65,11 +65,11 @@ def file_system(path: Path) -> str:
     return next((kinds[str(folder)] for folder in (real, *real.parents) if str(folder) in kinds), "unknown")
 
 
-def open_sqlite(uri: str) -> sqlite3.Connection:
-    """Open an existing SQLite database, without implicit transactions."""
+def open_sqlite(uri: str, wait: float = SQLITE_WAIT) -> sqlite3.Connection:
+    """Open an existing SQLite database, without implicit transactions; `wait` is in seconds."""
     name = sqlite_file(uri)[1]
     target = name + ("&" if "?" in name else "?") + "mode=rw"
-    return sqlite3.connect(target, SQLITE_WAIT, uri=True, isolation_level=None)
+    return sqlite3.connect(target, wait, uri=True, isolation_level=None)
 
 
 def sqlite_revision(database: sqlite3.Connection) -> str | None:
@@ -98,6 +98,13 @@ def copy_sqlite(source: sqlite3.Connection, target: sqlite3.Connection) -> None:
         source.backup(target, progress=check)
     finally:
         held[0] = 0
+
+
+def copy_to(new: Path, uri: str) -> None:
+    """Write an existing SQLite database, as it is at one moment, into the file `new`."""
+    with closing(open_sqlite(uri)) as database, closing(sqlite3.connect(new)) as copy:
+        copy_sqlite(database, copy)
+        copy.execute("PRAGMA journal_mode = DELETE")
 
 
 def save_backup(copy: Path, path: Path, revision: str) -> None:
@@ -157,7 +164,7 @@ def fold(env: MutableMapping[str, str]) -> None:
     with suppress(Problem, OSError, sqlite3.Error):
         uri = locate(env)[0]
         if uri.startswith("sqlite") and "vfs=" not in uri:
-            with closing(sqlite3.connect(f"{sqlite_file(uri)[1]}?mode=rw", 1.0, uri=True)) as database:
+            with closing(open_sqlite(uri, 1.0)) as database:
                 database.execute("PRAGMA journal_mode = DELETE")
 
 

@@ -11,17 +11,16 @@ import logging
 import os
 import re
 import shlex
-import sqlite3
 import tempfile
 from collections.abc import MutableMapping
-from contextlib import closing
 from pathlib import Path
 
 from in_job.installed import package
-from in_job.keys import change, require_database, rows
-from in_job.location import store_path
+from in_job.keys import require_database
+from in_job.location import is_database, store_path
+from in_job.queries import change, rows
 from in_job.schema import is_current
-from in_job.sqlite import copy_sqlite, open_sqlite, save_backup
+from in_job.sqlite import copy_to, save_backup
 from in_job.words import Problem, say
 
 CONFIG, PASSWORD = "MLFLOW_AUTH_CONFIG_PATH", "MLFLOW_AUTH_ADMIN_PASSWORD"
@@ -43,6 +42,11 @@ def users_uri(uri: str) -> str:
     return re.sub(r"^([^?]*)", r"\1.users", uri) if store_path(uri) else uri
 
 
+def users_revision(uri: str) -> str:
+    """Return the revision of the users' tables in a database, "" where there are none."""
+    return next((row[0] for row in rows(uri, f"SELECT version_num FROM {VERSION_TABLE}")), "")  # noqa: S608
+
+
 def config(env: MutableMapping[str, str]) -> configparser.ConfigParser:
     """Return the user's own configuration of basic-auth, else MLflow's."""
     parser = configparser.ConfigParser(interpolation=None)
@@ -54,7 +58,7 @@ def config(env: MutableMapping[str, str]) -> configparser.ConfigParser:
 
 def kept_with(env: MutableMapping[str, str], uri: str) -> str | None:
     """Return the users' database where it belongs to the store, None where there is none or another."""
-    if not has_users(env) or not (uri.startswith("sqlite") or store_path(uri) is None):
+    if not has_users(env) or not is_database(uri):
         return None
     own = config(env)["mlflow"].get("database_uri", LOST).replace("%%", "%") if env.get(CONFIG) else LOST
     return users_uri(uri) if own in (LOST, users_uri(uri)) else None
@@ -98,12 +102,12 @@ def prepare_file(uri: str) -> None:
     path = store_path(uri)
     assert path
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    revision = next((row[0] for row in rows(uri, f"SELECT version_num FROM {VERSION_TABLE}")), "")  # noqa: S608
+    revision = users_revision(uri)
     if not is_current(revision, path, REVISIONS) and rows(uri, "SELECT id FROM users LIMIT 1"):
         with tempfile.TemporaryDirectory(prefix="mlflow-users-") as folder:
-            with closing(open_sqlite(uri)) as database, closing(sqlite3.connect(f"{folder}/copy")) as copy:
-                copy_sqlite(database, copy)
-            save_backup(Path(folder, "copy"), path, revision)
+            copy = Path(folder, "copy")
+            copy_to(copy, uri)
+            save_backup(copy, path, revision)
 
 
 def drop_grants(env: MutableMapping[str, str], uri: str, experiments: list[str]) -> None:
@@ -112,8 +116,7 @@ def drop_grants(env: MutableMapping[str, str], uri: str, experiments: list[str])
         say("the permissions of what is removed stay: the users are in a database of their own")
         return
     users = users_uri(uri)
-    in_database = uri.startswith("sqlite") or not store_path(uri)
-    if in_database and rows(users, "SELECT id FROM role_permissions LIMIT 1"):
+    if is_database(uri) and rows(users, "SELECT id FROM role_permissions LIMIT 1"):
         delete = "DELETE FROM role_permissions WHERE resource_"
         change(users, f"{delete}type = 'experiment' AND resource_pattern = :value", experiments)
         scorers = [f"{experiment}/%" for experiment in experiments]

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from in_job.environment import JOBS
+from in_job.environment import JOBS, is_on
 from in_job.guards import guard_stores
 from in_job.limits import limit_bodies, max_body, watch_clients
 from in_job.road import take_road
@@ -157,7 +157,7 @@ def run_mlflow(command: list[str]) -> None:
         if not known or threading.active_count() > 1:  # a fork has none of the other threads
             return apart(words, **options)
         arguments = (words, options.get("extra_env") or {})
-        if options.get("synchronous", True) or os.environ[JOBS].lower() not in ("true", "1"):
+        if options.get("synchronous", True) or not is_on(os.environ, JOBS):
             run_web_server(*arguments)  # MLflow would only wait for it
             sys.exit()
         prepare_to_fork()

@@ -106,14 +106,16 @@ class Server:
         text = self.log.read_text("utf-8", "replace")
         return [line for line in text.splitlines() if line.startswith("mlflow-server: ")]
 
-    def wait_until_up(self) -> Server:
+    def wait_until_up(self, status: int = 200) -> Server:
+        """Wait until the server answers its API; with 401 where it asks for a password."""
+
         def up() -> bool:
             if self.process.poll() is not None:
                 pytest.fail(
                     f"the server ended with {self.process.returncode}:\n{self.log.read_text('utf-8')}"
                 )
             try:
-                return self.call("GET", f"{API}/experiments/search?max_results=1")[0] == 200
+                return self.call("GET", f"{API}/experiments/search?max_results=1")[0] == status
             except OSError:
                 return False
 

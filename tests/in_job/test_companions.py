@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from .conftest import MakePlace
-from .harness import API, Database, Server, StartServer, wait_for
+from .harness import API, Database, Server, StartServer
 from .places import Place, query
 
 pytestmark = pytest.mark.e2e
@@ -63,26 +63,12 @@ def check(server: Server, experiment: str) -> None:
     assert (status, sorted(hook["name"] for hook in found["webhooks"])) == (200, ["plain", "signed"])
 
 
-def asking(server: Server) -> Server:
-    """Wait until the server asks for a password."""
-
-    def asks() -> bool:
-        assert server.process.poll() is None, server.log.read_text("utf-8")
-        try:
-            return server.call("GET", f"{API}/experiments/search?max_results=1")[0] == 401
-        except OSError:
-            return False
-
-    wait_for(asks, f"the server ({server.log})")
-    return server
-
-
 def test_they_outlive_a_restart_and_move_to_another_database(
     place: MakePlace, start: StartServer, postgresql: Database, template: Path
 ) -> None:
     store = place(**BASIC)
     store.path.write_bytes(template.read_bytes())
-    server = asking(start(store.destination, **store.env))
+    server = start(store.destination, **store.env).wait_until_up(401)
     experiment = put_in(server)
     check(server, experiment)
     said = server.log.read_text("utf-8")
@@ -97,7 +83,7 @@ def test_they_outlive_a_restart_and_move_to_another_database(
     assert store.path.read_bytes()[18:20] == b"\1\1"
 
     changed = {**store.env, "MLFLOW_AUTH_ADMIN_PASSWORD": "another, which counts no more"}
-    again = asking(start(store.destination, **changed))
+    again = start(store.destination, **changed).wait_until_up(401)
     check(again, experiment)
     said += again.log.read_text("utf-8")
     job = store.start("backup", artifacts=False)
@@ -113,7 +99,7 @@ def test_they_outlive_a_restart_and_move_to_another_database(
     (moved.backups / name).write_bytes((store.backups / name).read_bytes())
     restored = moved.start("restore", source=name, force=False, check=False)
     assert restored.wait() == 0, restored.said
-    there = asking(start(moved.destination, **moved.env))
+    there = start(moved.destination, **moved.env).wait_until_up(401)
     check(there, experiment)
     there.stop()
     back = place("back", **BASIC)
@@ -144,23 +130,24 @@ def granted(place: Place) -> list[tuple[str, str]]:
 
 DELETE = """
 import os
-from in_job import keys, location, users
+from in_job import location, queries, users
 uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
 uri = uri if uri.startswith("sqlite") else location.sql_uri(uri)
 number = os.environ["EXPERIMENT"]
 for table in ("experiments", "runs"):
-    keys.change(uri, f"UPDATE {table} SET lifecycle_stage = 'deleted' WHERE experiment_id = {number}", [""])
+    delete = f"UPDATE {table} SET lifecycle_stage = 'deleted' WHERE experiment_id = :value"
+    queries.change(uri, delete, [number])
 insert = "INSERT INTO role_permissions (role_id, resource_type, resource_pattern, permission)"
 for scorer in (number, int(number) + 1):
     grant = f"SELECT min(id), 'scorer', '{scorer}/polite', 'READ' FROM roles"
-    keys.change(users.users_uri(uri), f"{insert} {grant}", [""])
+    queries.change(users.users_uri(uri), f"{insert} {grant}", [""])
 """
 GRANTS = """
 import os
-from in_job import keys, location, users
+from in_job import location, queries, users
 uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
 uri = uri if uri.startswith("sqlite") else location.sql_uri(uri)
-for row in keys.rows(users.users_uri(uri), "SELECT resource_type, resource_pattern FROM role_permissions "
+for row in queries.rows(users.users_uri(uri), "SELECT resource_type, resource_pattern FROM role_permissions "
         "WHERE resource_type IN ('experiment', 'scorer') ORDER BY id"):
     print(*row)
 """

@@ -1,0 +1,36 @@
+"""Single statements in the database of a URI, whichever kind it is."""
+
+from __future__ import annotations
+
+import importlib
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing, suppress
+from typing import Any
+
+from in_job.sql import connect, table_names
+from in_job.sqlite import open_sqlite
+
+
+def rows(uri: str, query: str) -> list[Any]:
+    """Return what a query finds in a database; nothing where it has no such table."""
+    if uri.startswith("sqlite"):
+        with suppress(sqlite3.OperationalError), closing(open_sqlite(uri)) as database:
+            return list(database.execute(query))
+        return []
+    with connect(uri) as session:
+        table = query.partition(" FROM ")[2].split()[0]
+        return list(session.exec_driver_sql(query)) if table in table_names(session) else []
+
+
+def change(uri: str, statement: str, values: Iterable[str]) -> None:
+    """Change a database by a statement, once for each `:value`."""
+    if uri.startswith("sqlite"):
+        with closing(open_sqlite(uri)) as database:
+            for value in values:
+                database.execute(statement, {"value": value})
+        return
+    with connect(uri) as session:
+        text = importlib.import_module("sqlalchemy").text(statement)
+        for value in values:
+            session.execute(text, {"value": value})
