@@ -93,7 +93,8 @@ def test_64_clients_at_once_meet_no_error_and_few_threads(
 ) -> None:
     assert burst(fresh[0], clients=64, rounds=2) == []
     threads = [len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in processes(fresh[0].process.pid)]
-    assert all(number <= web_server.THREADS + 6 for number in threads), threads  # and those of the libraries
+    # Both roads have THREADS each; beside them are the main one, the writers' and those of the libraries.
+    assert all(number <= 2 * web_server.THREADS + 8 for number in threads), threads
 
 
 @pytest.mark.timeout(180)
