@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -22,9 +24,14 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let what the tests start and interrupt be interrupted: a `make test &` in a script ignores ^C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The quick tests write, synchronise and remove thousands of small files: in memory, where there is
+    # enough of it. Not the slow ones: /dev/shm is each job's own.
+    memory, quick = Path("/dev/shm"), config.getoption("markexpr") == "not e2e"
+    if quick and "TMPDIR" not in os.environ and memory.is_dir() and shutil.disk_usage(memory).free > 2**32:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(memory)
     # A local platform that a test has started itself lasts until the test stops it, however long it is idle.
     os.environ["LOCAL_PLATFORM_IDLE"] = "3600"
 
