@@ -125,7 +125,7 @@ def between(page: Path, name: str, content: str) -> str:
 def generated() -> dict[Path, str]:
     """Return every generated file's text as it should be, by its path in the repository."""
     action_text = (ROOT / "action.yaml").read_text(encoding="utf-8")
-    for name, text in zip(action.CODE, (program.server(), program.more("serve")), strict=True):
+    for name, text in zip(action.CODE, program.texts("serve"), strict=True):
         program.packed(text)  # fails where it does not fit
         head = f"  {name}:\n    descr: The server's program. Leave it alone.\n"
         action_text = embed(action_text, "default", text, head)

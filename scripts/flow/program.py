@@ -10,6 +10,7 @@ the text as it is, and exchanges the same signs.
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +22,11 @@ HEAD, TAIL = "action.yaml[code\u00b6", "#end]"
 """What is around the text: the tag, and before it what is seen."""
 LIMIT = 120_000
 """Bytes of a variable: what Linux takes for one is 128 KiB."""
+
+
+def path_of(name: str) -> Path:
+    """Return the file of a module of in_job/, whose name has a dot for each folder that it is in."""
+    return ROOM / f"{name.replace('.', '/')}.py"
 
 
 @cache
@@ -35,16 +41,19 @@ def modules(name: str, late: bool = True) -> tuple[str, ...]:
         if module in found:
             continue
         found.add(module)
-        tree = ast.parse((ROOM / f"{module}.py").read_text("utf-8"))
+        tree = ast.parse(path_of(module).read_text("utf-8"))
         for node in ast.walk(tree) if late else tree.body:
-            if isinstance(node, ast.ImportFrom) and node.module == "in_job":
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("in_job."):
-                waiting.append(f"{node.module}".partition(".")[2])
+            room, _, place = (getattr(node, "module", "") or "").partition(".")
+            if not isinstance(node, ast.ImportFrom) or room != "in_job":
+                continue
+            if path_of(place).exists():
+                waiting.append(place)
+            else:  # a folder
+                waiting += [f"{place}.{alias.name}".strip(".") for alias in node.names]
     return tuple(sorted(found))
 
 
-def text_of(names: tuple[str, ...]) -> str:
+def text_of(names: Iterable[str]) -> str:
     """Return the text of modules, each below a line with its name.
 
     Raises:
@@ -52,12 +61,20 @@ def text_of(names: tuple[str, ...]) -> str:
     """
     texts = []
     for name in names:
-        text = (ROOM / f"{name}.py").read_text("utf-8")
+        path = path_of(name)
+        text, place = path.read_text("utf-8"), path.relative_to(ROOM)
         for sign in (*SIGNS.values(), "${{", "$[["):
             if sign in text:
-                raise ValueError(f"scripts/in_job/{name}.py holds {sign!r}, which an action cannot carry")
-        texts.append(f"#: in_job/{name}.py\n{text}")
+                raise ValueError(f"scripts/in_job/{place} holds {sign!r}, which an action cannot carry")
+        texts.append(f"#: in_job/{place}\n{text}")
     return "".join(texts)
+
+
+def exchanged(text: str) -> str:
+    """Return a text with the signs exchanged, between its head and tail."""
+    for plain, sign in SIGNS.items():
+        text = text.replace(plain, sign)
+    return HEAD + text + TAIL
 
 
 def packed(text: str) -> str:
@@ -66,12 +83,11 @@ def packed(text: str) -> str:
     Raises:
         ValueError: it is too long for one variable.
     """
-    for plain, sign in SIGNS.items():
-        text = text.replace(plain, sign)
+    text = exchanged(text)
     size = len(text.encode())
     if size > LIMIT:
         raise ValueError(f"{size:,} bytes are more than a variable holds: carry a part in another one")
-    return HEAD + text + TAIL
+    return text
 
 
 def command(name: str) -> str:
@@ -84,16 +100,23 @@ def command(name: str) -> str:
     )
 
 
-def server() -> str:
-    """Return the text of all that a server needs, and at its end the loader's."""
-    return text_of((*modules("serve", late=False), "loader"))
+@cache
+def texts(name: str) -> tuple[str, str]:
+    """Return the two texts of a program: what a module imports when it starts, and what else it needs.
 
-
-def more(name: str) -> str:
-    """Return the text of what else a program needs: of the server's what it imports late, for backups."""
-    return text_of(tuple(module for module in modules(name) if module not in modules("serve", late=False)))
+    The loader is at the end of the first. What does not fit there is in the second.
+    """
+    early, first = modules(name, late=False), ["loader"]
+    for module in early:
+        if len(exchanged(text_of([*first, module])).encode()) <= LIMIT:
+            first.insert(-1, module)
+    return text_of(first), text_of(module for module in modules(name) if module not in first)
 
 
 def variables(name: str) -> dict[str, str]:
-    """Return the two variables that carry a program."""
-    return {PROGRAM: packed(server()), PROGRAM_MORE: packed(more(name))}
+    """Return the two variables that carry a program.
+
+    Raises:
+        ValueError: it is too long for two.
+    """
+    return dict(zip((PROGRAM, PROGRAM_MORE), map(packed, texts(name)), strict=True))

@@ -18,19 +18,23 @@ SIGNS = {ord(sign): plain for sign, plain in zip("\u27e6\u27e7\u00a7\u007e\u00b6
 
 
 class Texts(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
-    """Finds and loads the modules of a text, in which a line `#: in_job/NAME.py` begins each."""
+    """Finds and loads the modules of a text, in which a line `#: in_job/NAME.py` begins each.
+
+    NAME may be in folders, which are packages with nothing of their own.
+    """
 
     def __init__(self, text: str) -> None:
-        pieces = re.split(r"(?m)^#: (in_job/\w+)\.py\n", text)[1:]
+        pieces = re.split(r"(?m)^#: (in_job/[\w/]+)\.py\n", text)[1:]
         self.texts: dict[str, str] = dict(zip((path.replace("/", ".") for path in pieces[::2]), pieces[1::2]))
+        self.packages = {name[:end] for name in self.texts for end, sign in enumerate(name) if sign == "."}
 
     def find_spec(
         self, fullname: str, _path: object, _target: object = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Find `in_job` and the modules in it."""
-        if fullname != "in_job" and fullname not in self.texts:
+        """Find `in_job`, its folders, and the modules in them."""
+        if fullname not in self.texts and fullname not in self.packages:
             return None
-        return importlib.machinery.ModuleSpec(fullname, self, is_package=fullname == "in_job")
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=fullname in self.packages)
 
     def get_filename(self, fullname: str) -> str:
         """Return what a traceback names."""
