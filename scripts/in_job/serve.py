@@ -12,6 +12,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import MutableMapping
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +38,20 @@ ROLLUP_TABLES = (
     *("sql_trace_metric_daily_rollups", "sql_span_cost_daily_rollups", "sql_assessment_daily_rollups"),
     "sql_trace_rollup_rebuild_queue",
 )
+
+
+def make_default_experiment(store: Path) -> None:
+    """Make experiment 0 in a file store that has none, for clients that name none.
+
+    MLflow makes it only where there is no folder yet, and a volume is one. Source: `FileStore`, MLflow 3.17.
+    """
+    if any(entry.name.isdigit() or entry.name == ".trash" for entry in store.iterdir()):
+        return
+    now = int(time.time() * 1000)
+    lines = [f"creation_time: {now}", "experiment_id: '0'", f"last_update_time: {now}"]
+    lines = ["artifact_location: mlflow-artifacts:/0", *lines, "lifecycle_stage: active", "name: Default", ""]
+    (store / "0").mkdir()
+    (store / "0/meta.yaml").write_text("\n".join(lines), "utf-8")
 
 
 def prepare_store(uri: str, destination: str, timeout: float) -> str:
@@ -100,6 +115,9 @@ def prepare(env: MutableMapping[str, str]) -> list[str]:
         raise Problem(f"MLflow is not installed for {sys.executable}: take another image")
     uri, destination = locate(env)
     hold(uri, mode == "server", timeout)
+    store = store_path(uri)
+    if store and mode == "server" and not uri.startswith("sqlite"):
+        make_default_experiment(store)
     destination = prepare_store(uri, destination, timeout)
     keep(env, uri, destination)
     prepare_users(env, uri, destination)

@@ -14,7 +14,8 @@ TRAIN = """
     volumes:
       - ${{ volumes.mlruns.ref_rw }}
     bash: |
-      echo http://${{ inspect_job('mlflow').internal_hostname_named }}:5000
+      python3 -c "import sys, urllib.request as u; print('says', u.urlopen(sys.argv[1]).read())" \
+        http://${{ inspect_job('mlflow').internal_hostname_named }}:5000/health
 """
 
 
@@ -77,8 +78,8 @@ volumes: "${{ to_json( [volumes.mlruns.ref_rw] ) }}"
 NEURO, APOLO = "gh:neuro-actions/mlflow@", "gh:apolo-actions/mlflow@"
 FLOWS = {
     "docs of 1.17": one("mlflow", f"{NEURO}v1.17.0", SQLITE % ROOT_ARG, rest=TRAIN),
-    "example of 1.20": one("mlflow_server", f"{NEURO}v1.20.2", EXAMPLE_ARGS % ROOT_ARG, EXAMPLE),
-    "1.25, quoted": one("mlflow", f'"{NEURO}v1.25.1"  # the server', SQLITE % ROOT_ARG),
+    "example of 1.25": one("mlflow_server", f"{NEURO}v1.25.1", EXAMPLE_ARGS % ROOT_ARG, EXAMPLE),
+    "1.20, quoted": one("mlflow", f'"{NEURO}v1.20.2"  # the server', SQLITE % ROOT_ARG),
     "example of 2.1.1": one("mlflow_server", f"{NEURO}master", EXAMPLE_ARGS % DESTINATION, EXAMPLE),
     "example of 3.1.4": one("mlflow_server", f"{APOLO}master", EXAMPLE_ARGS % DESTINATION, EXAMPLE),
     "a fork": one("tracking", "'gh:our-org/mlflow@v2.1.1'", SQLITE % DESTINATION),

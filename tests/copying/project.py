@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -44,7 +45,8 @@ class Project(Clone):
         """Lend the repository the environments that were made already."""
         (self.path / ".mlflow").mkdir(exist_ok=True)
         for venv in VENVS:
-            (self.path / ".mlflow" / venv).symlink_to(ROOT / ".mlflow" / venv)
+            if not (self.path / ".mlflow" / venv).exists():
+                (self.path / ".mlflow" / venv).symlink_to(ROOT / ".mlflow" / venv)
 
     def own(self, goals: list[str]) -> dict[str, tuple[int, str, str]]:
         """Return what the repository's own targets do."""
@@ -76,25 +78,28 @@ class Project(Clone):
         return sorted(line for line in lines if line != ".PHONY:")  # make's own order depends on their number
 
 
-def call(url: str, method: str = "GET", data: object = None, raw: bytes | None = None) -> Any:
+def call(
+    url: str, method: str = "GET", data: object = None, raw: bytes | None = None, token: str = ""
+) -> Any:
     """Call MLflow's API."""
     body = raw if raw is not None else json.dumps(data).encode() if data is not None else None
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method=method)
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+    request = urllib.request.Request(url, body, headers, method=method)
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read() or b"null")
 
 
-def log_run(url: str) -> str:
+def log_run(url: str, token: str = "") -> str:
     """Log a run with a metric and an artifact, read it back, and return its id."""
     api = f"{url}/api/2.0/mlflow"
-    run = call(f"{api}/runs/create", "POST", {"experiment_id": "0"})["run"]["info"]
-    call(
-        f"{api}/runs/log-metric", "POST", {"run_id": run["run_id"], "key": "m", "value": 0.5, "timestamp": 1}
-    )
+    ask = functools.partial(call, token=token)
+    run = ask(f"{api}/runs/create", "POST", {"experiment_id": "0"})["run"]["info"]
+    metric = {"run_id": run["run_id"], "key": "m", "value": 0.5, "timestamp": 1}
+    ask(f"{api}/runs/log-metric", "POST", metric)
     artifact = f"{url}/api/2.0/mlflow-artifacts/artifacts/0/{run['run_id']}/artifacts/a.txt"
-    call(artifact, "PUT", raw=b"data")
-    got = call(f"{api}/runs/get?run_id={run['run_id']}")["run"]
+    ask(artifact, "PUT", raw=b"data")
+    got = ask(f"{api}/runs/get?run_id={run['run_id']}")["run"]
     assert got["data"]["metrics"][0]["value"] == 0.5
-    listed = call(f"{api}/artifacts/list?run_id={run['run_id']}")
+    listed = ask(f"{api}/artifacts/list?run_id={run['run_id']}")
     assert [file["path"] for file in listed["files"]] == ["a.txt"]
     return str(run["run_id"])

@@ -8,18 +8,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.copying.older_flows import EXAMPLE, EXAMPLE_ARGS, one
+from tests.copying.older_flows import FLOWS
 from tests.copying.project import call
 
 from .conftest import Moved
 
 pytestmark = pytest.mark.e2e
 
-NEURO, APOLO = "gh:neuro-actions/mlflow@", "gh:apolo-actions/mlflow@"
 VERSIONS = {  # MLflow, and the release of the action that ran it
-    "1.30.0": one("mlflow", f"{NEURO}v1.25.1", EXAMPLE_ARGS % "default_artifact_root", EXAMPLE),
-    "2.1.1": one("mlflow", f"{NEURO}v2.1.1", EXAMPLE_ARGS % "artifacts_destination", EXAMPLE),
-    "3.1.4": one("mlflow_server", f"{APOLO}v3.1.4", EXAMPLE_ARGS % "artifacts_destination", EXAMPLE),
+    "1.30.0": FLOWS["example of 1.25"],
+    "2.1.1": FLOWS["example of 2.1.1"],
+    "3.1.4": FLOWS["example of 3.1.4"],
 }
 LOG = """
 import sys, mlflow
