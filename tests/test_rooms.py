@@ -55,6 +55,13 @@ def test_imports_go_one_way(room: str) -> None:
             assert fine, f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_the_room_of_requests_knows_nothing_of_the_rest_of_the_job() -> None:
+    may = {f"in_job.{name}" for name in ("serving", "words", "location", "queries")}
+    for path in sorted((SCRIPTS / "in_job/serving").glob("*.py")):
+        for name in imported(path):
+            assert ".".join(name.split(".")[:2]) in may, f"{path.name} imports {name}"
+
+
 def test_every_room_says_what_belongs_there() -> None:
     rooms = {path.name for path in SCRIPTS.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert rooms == MAY_IMPORT.keys() - {""}

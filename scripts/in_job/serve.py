@@ -24,9 +24,9 @@ from in_job.environment import DEFAULTS, JOBS, OWN_INPUTS, is_on, names, store_d
 from in_job.in_use import hold
 from in_job.installed import mlflow_version, package
 from in_job.keys import keep
-from in_job.limits import max_body
 from in_job.location import is_database, is_remote, locate, store_path
 from in_job.queries import change, rows
+from in_job.serving.limits import max_body
 from in_job.sqlite import fold, prepare_sqlite
 from in_job.users import prepare_users
 from in_job.waiting import FORKS

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from in_job.environment import JOBS, is_on
-from in_job.guards import guard_stores
-from in_job.limits import limit_bodies, max_body, watch_clients
-from in_job.road import take_road
+from in_job.serving.answers import write_faster
+from in_job.serving.guards import guard_stores
+from in_job.serving.limits import limit_bodies, max_body, watch_clients
+from in_job.serving.road import take_road
+from in_job.serving.writers import queue_writers
 from in_job.words import say
-from in_job.writers import queue_writers
 
 THREADS = 10  # of a worker, that answer API calls; files are sent and received beside them
 END = (signal.SIGTERM, signal.SIGINT)
@@ -126,6 +127,7 @@ def run_web_server(command: list[str], env: dict[str, str]) -> None:
             limit_threads(server, served)
             watch_clients(server)
             take_road(command, THREADS)
+            write_faster()
             limit_bodies(command, max_body(os.environ))
         guard_stores(os.environ)
         queue_writers(os.environ.get("MLFLOW_BACKEND_STORE_URI", ""))

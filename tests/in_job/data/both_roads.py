@@ -32,7 +32,7 @@ if prefix:
 import uvicorn  # noqa: E402, I001 - MLflow checks host names only where it finds a web server imported
 import mlflow.server.fastapi_app as module  # noqa: E402
 
-from in_job import road  # noqa: E402
+from in_job.serving import road  # noqa: E402
 
 taken: list[str] = []
 plain, flask = module.app, module.flask_app

@@ -8,7 +8,7 @@ from typing import Any
 
 import uvicorn
 
-from in_job import limits
+from in_job.serving import limits
 
 limits.PATIENCE = float(sys.argv[2])
 limits.LEAST = 1000 * limits.PATIENCE

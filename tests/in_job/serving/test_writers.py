@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from in_job.writers import Queue
+from in_job.serving.writers import Queue
 
-from .harness import SCRIPTS, StartServer, mlflow_python, wait_for
+from ..harness import SCRIPTS, StartServer, mlflow_python, wait_for
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_a_forked_process_holds_nothing(file: str) -> None:
 ENGINES = """
 import sqlite3, sys, threading, time
 import sqlalchemy
-from in_job import writers
+from in_job.serving import writers
 path = sys.argv[1]
 writers.LIMIT = 3.0
 made = []

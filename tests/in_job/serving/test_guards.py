@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from in_job.guards import is_outside
+from in_job.serving.guards import is_outside
 
-from .harness import SCRIPTS, mlflow_python
+from ..harness import SCRIPTS, mlflow_python
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_with_an_object_store_no_path_is_inside() -> None:
 CODE = """
 import os, sqlite3, sys
 from pathlib import Path
-from in_job import guards
+from in_job.serving import guards
 sys.stderr = sys.stdout
 folder = Path.cwd()
 uri, destination = f"sqlite:///{folder}/mlflow.db", f"{folder}/artifacts"

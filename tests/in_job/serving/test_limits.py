@@ -12,10 +12,10 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from in_job.limits import max_body
+from in_job.serving.limits import max_body
 from in_job.words import Problem
 
-from .harness import DATA, SCRIPTS, python_with_mlflow, wait_for
+from ..harness import DATA, SCRIPTS, python_with_mlflow, wait_for
 
 MOST, SECONDS = 100_000, 3
 ARTIFACT = "/api/2.0/mlflow-artifacts/artifacts/0/x"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import DATA, SCRIPTS, mlflow_python
+from ..harness import DATA, SCRIPTS, mlflow_python
 
 pytestmark = pytest.mark.e2e
 
@@ -51,7 +51,7 @@ def test_it_is_taken_only_where_mlflow_is_as_it_is_known(change: str, reason: st
 import os, sys
 import uvicorn
 import mlflow.server.fastapi_app as module
-from in_job import road
+from in_job.serving import road
 before, words = module.app, ["mlflow.server.fastapi_app:app"]
 {change}
 sys.stderr = sys.stdout
