@@ -1,0 +1,1 @@
+"""A registered model as a job that answers predictions: found, given what it needs, served."""

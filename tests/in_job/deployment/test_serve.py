@@ -1,0 +1,132 @@
+"""A registered model in a job of its own: found, given what it needs, tried, and served."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.in_job.harness import wait_for
+
+from .conftest import LIGHTGBM, Deploy
+
+pytestmark = pytest.mark.e2e
+LINE = {"inputs": [[3.0], [5.0]]}
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "slope"),
+    [("models:/line/1", "1", 1), ("models:/line@champion", "2", 2), ("line", "3", 3)],
+    ids=["version", "alias", "newest"],
+)
+def test_a_version_answers(deploy: Deploy, model: str, version: str, slope: int) -> None:
+    deployed = deploy(model)
+    wait_for(lambda: deployed.log.exists() and bool(deployed.lines), "its first line", 60)
+    assert deployed.state["state"] == "starting"
+    assert deployed.call("GET", "/ping")[0] == 503
+    status, text = deployed.call("POST", "/invocations", LINE)
+    assert status == 503
+    assert "does not answer yet" in text
+    deployed.wait_until_ready()
+    assert deployed.predict(LINE)["predictions"] == pytest.approx([3 * slope, 5 * slope])
+    state = deployed.state
+    assert (state["model"], state["version"], state["uri"]) == ("line", version, f"models:/line/{version}")
+    assert (state["state"], state["problem"], state["follow"]) == ("ready", "", False)
+    assert state["flavors"] == ["sklearn"]
+    assert state["model_id"].startswith("m-")
+    if slope < 3:
+        assert state["example"] == {"inputs": [[0.0], [1.0], [2.0]]}
+        assert json.loads(state["signature"]["inputs"])[0]["type"] == "tensor"
+        assert deployed.lines[-1].startswith(f"models:/line/{version} predicts its own input example")
+    else:
+        assert state["example"] is None
+        assert deployed.lines[-1].startswith(f"models:/line/{version} is loaded")
+    assert deployed.call("GET", "/version") == (200, "3.17.2")
+    assert deployed.stop() == 0
+
+
+def test_a_model_by_its_id_and_code_of_its_own(deploy: Deploy) -> None:
+    own = deploy("models:/own/1", MLFLOW_DEPLOY_WORKERS="3").wait_until_ready()
+    again = deploy(f"models:/{own.state['model_id']}").wait_until_ready()
+    body = {"dataframe_split": {"columns": ["x"], "data": [[4], [5]]}}
+    assert own.predict(body) == again.predict(body) == {"predictions": [8, 10]}
+    assert again.state["version"] is None
+
+
+def test_a_chat_streams_its_answer_where_it_is_asked_to(deploy: Deploy) -> None:
+    chat = deploy("models:/chat/1").wait_until_ready()
+    body = {"messages": [{"role": "user", "content": "one two three"}]}
+    assert chat.predict(body)["choices"][0]["message"]["content"] == "ONE TWO THREE"
+    for more, headers in (({"stream": True}, {}), ({}, {"Accept": "text/event-stream"})):
+        status, text = chat.call("POST", "/invocations", {**body, **more}, **headers)
+        assert status == 200
+        *events, end, rest = text.split("\n\n")
+        assert (end, rest) == ("data: [DONE]", "")
+        chunks = [json.loads(event.removeprefix("data: ")) for event in events]
+        assert [chunk["choices"][0]["delta"]["content"] for chunk in chunks] == ["one", "two", "three"]
+    assert chat.call("POST", "/invocations", {"messages": 5, "stream": True})[0] == 400
+
+
+def test_what_the_image_lacks_is_installed_once(deploy: Deploy, registry: Path, tmp_path: Path) -> None:
+    both = [deploy("models:/trees/1", MLFLOW_DEPLOY_WORKERS=workers) for workers in ("1", "3")]
+    expected = json.loads((registry / "trees.json").read_text())
+    for deployed in both:
+        deployed.wait_until_ready()
+        for _ in range(10):
+            assert deployed.predict({"inputs": [[0.0], [1.0], [2.0]]})["predictions"] == expected
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert {path.name for path in folder.glob("*.dist-info")} == {f"{LIGHTGBM.replace('==', '-')}.dist-info"}
+    again = deploy("models:/trees/1").wait_until_ready()
+    assert f"taking {LIGHTGBM} from {folder}" in again.lines
+    assert again.predict({"inputs": [[2.0]]})["predictions"] == expected[2:]
+
+
+@pytest.mark.parametrize(
+    ("model", "env", "said"),
+    [
+        (
+            "nobody",
+            {},
+            r"models:/nobody cannot be had from sqlite:.*Registered Model with name=nobody not found",
+        ),
+        ("line/77", {}, r"models:/line/77 cannot be had from .*version=77.* not found"),
+        ("line@nobody", {}, r"models:/line@nobody cannot be had from .*alias nobody not found"),
+        ("line/Staging", {}, r"the model line has no version in the stage Staging"),
+        ("", {}, r"MLFLOW_DEPLOY_MODEL is empty: set it to"),
+        (
+            "wheel",
+            {},
+            r"requires no-such-package-at-all==9.9, which cannot be installed: .*; take an image that",
+        ),
+        ("fails", {}, r"models:/fails/1 does not predict its own input example: ValueError: no such colour"),
+        ("lacks", {}, r'needs the module helping, .*extra_pip_requirements=\["helping"\], or take an image'),
+        ("trees", {"ENV_MANAGER": "local"}, r"models:/trees/1 needs the module lightgbm, which neither"),
+        ("line", {"ENV_MANAGER": "conda"}, r"MLFLOW_DEPLOY_ENV_MANAGER is 'conda': set it to uv or local"),
+        ("line", {"WORKERS": "none"}, r"MLFLOW_DEPLOY_WORKERS is 'none': set it to a number of at least 1"),
+        ("line", {"FOLLOW": "yes"}, r"models:/line has no alias to follow"),
+        ("line@a", {"FOLLOW": "yes"}, r"set MLFLOW_TRACKING_URI to a server's http:// address"),
+        ("trees", {"CACHE": "/proc/no"}, r"MLFLOW_DEPLOY_CACHE, /proc/no, cannot be written"),
+    ],
+)
+def test_what_cannot_be_served_ends_the_job_with_one_line(
+    deploy: Deploy, model: str, env: dict[str, str], said: str
+) -> None:
+    deployed = deploy(model, **{f"MLFLOW_DEPLOY_{name}": value for name, value in env.items()})
+    assert deployed.process.wait(200) == 1
+    text = deployed.log.read_text("utf-8")
+    assert deployed.lines, text
+    assert re.search(said, deployed.lines[-1]), text
+
+
+def test_a_process_that_ends_is_replaced(deploy: Deploy, processes: Callable[[int], list[int]]) -> None:
+    deployed = deploy("models:/line/1").wait_until_ready()
+    leaf = processes(deployed.process.pid)[-1]
+    os.kill(leaf, signal.SIGKILL)
+    wait_for(lambda: any("another one is started" in line for line in deployed.lines), "its words", 60)
+    deployed.wait_until_ready()
+    assert deployed.predict(LINE)["predictions"] == pytest.approx([3, 5])
