@@ -55,11 +55,13 @@ def test_imports_go_one_way(room: str) -> None:
             assert fine, f"{path.relative_to(ROOT)} imports {name}"
 
 
-def test_the_room_of_requests_knows_nothing_of_the_rest_of_the_job() -> None:
-    may = {f"in_job.{name}" for name in ("serving", "words", "location", "queries")}
-    for path in sorted((SCRIPTS / "in_job/serving").glob("*.py")):
+@pytest.mark.parametrize(
+    ("folder", "more"), [("serving", {"words", "location", "queries"}), ("deployment", {"words"})]
+)
+def test_a_room_in_the_job_knows_nothing_of_the_rest_of_it(folder: str, more: set[str]) -> None:
+    for path in sorted((SCRIPTS / "in_job" / folder).glob("*.py")):
         for name in imported(path):
-            assert ".".join(name.split(".")[:2]) in may, f"{path.name} imports {name}"
+            assert name.split(".")[1] in {folder, *more}, f"{path.name} imports {name}"
 
 
 def test_every_room_says_what_belongs_there() -> None:
