@@ -20,6 +20,7 @@ from typing import Any
 
 from in_job.environment import JOBS, is_on
 from in_job.serving.answers import write_faster
+from in_job.serving.arrivals import take_turns
 from in_job.serving.guards import guard_stores
 from in_job.serving.limits import limit_bodies, max_body, watch_clients
 from in_job.serving.road import take_road
@@ -126,6 +127,7 @@ def run_web_server(command: list[str], env: dict[str, str]) -> None:
             server = importlib.import_module("uvicorn.server").Server
             limit_threads(server, served)
             watch_clients(server)
+            take_turns(server)
             take_road(command, THREADS)
             write_faster()
             limit_bodies(command, max_body(os.environ))
