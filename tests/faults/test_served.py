@@ -365,6 +365,108 @@ def test_oversized_and_malformed_requests(served: Served, fault: MakeFault) -> N
     assert memory.growth < 12 * size
 
 
+def chunks(size: int) -> bytes:
+    """A chunked body, in pieces of a MiB."""
+    return (b"%x\r\n%s\r\n" % (MIB, bytes(MIB))) * (size // MIB) + b"0\r\n\r\n"
+
+
+def sent(address: Address, head: str, body: bytes) -> bytes:
+    """Send a request for as long as it is read, and return all of the answer."""
+    start = f"{head}\r\nHost: localhost:{address[1]}\r\nConnection: close\r\n"
+    start += "X-MLflow-Experiment-Id: 0\r\nContent-Type: application/x-protobuf\r\n"  # as traces have them
+    found = b""
+    with closing(socket.create_connection(address, timeout=120)) as connection:
+        with suppress(ConnectionError):
+            connection.sendall(start.encode() + body)
+        with suppress(ConnectionError):
+            while data := connection.recv(65536):
+                found += data
+    return found
+
+
+def test_larger_bodies_are_refused_unless_they_are_artifacts(served: Served, fault: MakeFault) -> None:
+    over, chunked = 101 * MIB, b"Transfer-Encoding: chunked\r\n\r\n"
+    with fault("bodies over the limit: declared, chunked, traces, uploads") as row, served.memory() as memory:
+        for path in (
+            f"{API}/runs/search",
+            f"{API}/nothing",
+            "/v1/traces",
+            "/ajax-api/2.0/mlflow/graphql",
+            "/",
+        ):
+            for body in (f"Content-Length: {over}\r\n\r\n".encode() + bytes(over), chunked + chunks(over)):
+                row.tried += 1
+                answer = sent(served.direct, f"POST {path} HTTP/1.1", body)
+                assert answer.startswith(b"HTTP/1.1 413 "), (path, answer[:200])
+                assert b"MLFLOW_ACTION_MAX_BODY" in answer
+        assert served.call("GET", f"{API}/experiments/search?max_results=1")[0] == 200
+        for number, body in enumerate(
+            (f"Content-Length: {over}\r\n\r\n".encode() + bytes(over), chunked + chunks(over))
+        ):
+            row.tried += 1
+            answer = sent(served.direct, f"PUT {ARTIFACTS}/0/over{number} HTTP/1.1", body)
+            assert answer.startswith(b"HTTP/1.1 200 "), answer[:200]
+            assert (served.volume / f"artifacts/0/over{number}").stat().st_size == over
+            assert served.call("DELETE", f"{ARTIFACTS}/0/over{number}")[0] == 200
+        row.ended = f"413, artifacts are kept, memory +{memory.growth // MIB} MiB"
+    assert memory.growth < 3 * over
+
+
+def test_what_moves_is_never_cut_off(served: Served, fault: MakeFault) -> None:
+    """Uploads and downloads that take longer than a client may be silent, slowly but without a rest."""
+    path, seconds = f"{ARTIFACTS}/0/moves", 40
+    with fault("a slow upload, and a slow download of the same") as row, ExitStack() as stack:
+        large = os.urandom(8 * MIB)
+        assert served.call("PUT", f"{path}.bin", large, served.direct)[0] == 200
+        uploading, downloading = socket.socket(), socket.socket()
+        downloading.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that the server has to wait
+        for connection in (uploading, downloading):
+            stack.enter_context(closing(connection))
+            connection.settimeout(120)
+            connection.connect(served.direct)
+        head = f"HTTP/1.1\r\nHost: localhost:{served.direct[1]}\r\nConnection: close\r\n"
+        size = seconds * 3000
+        uploading.sendall(f"PUT {path}.txt {head}Content-Length: {size}\r\n\r\n".encode())
+        downloading.sendall(f"GET {path}.bin {head}\r\n".encode())
+        found = b""
+        for _ in range(seconds):
+            row.tried += 1
+            uploading.sendall(bytes(3000))
+            found += downloading.recv(2000)
+            time.sleep(1)
+        assert uploading.recv(65536).startswith(b"HTTP/1.1 200 ")
+        while data := downloading.recv(MIB):
+            found += data
+        assert found.partition(b"\r\n\r\n")[2] == large
+        for name in (f"{path}.bin", f"{path}.txt"):
+            assert served.call("DELETE", name)[0] == 200
+        row.ended = f"both whole after {seconds} s"
+
+
+def test_places_outside_of_the_artifacts(served: Served, fault: MakeFault) -> None:
+    outside = served.volume / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    folder = served.volume / "artifacts/0/links"
+    folder.mkdir(parents=True)
+    (folder / "out").symlink_to(outside)
+    with fault("artifact_location elsewhere in the job, and DELETE through a link") as row:
+        for number, place in enumerate(
+            ("/etc", "file:///mnt/mlflow/outside", "../outside", "FILE:/tmp", "/proc/1")
+        ):
+            for address, headers in ((served.proxy, served.authorization), (served.direct, {})):
+                row.tried += 1
+                body = {"name": f"place {number}", "artifact_location": place}
+                status, answer = served.call("POST", f"{API}/experiments/create", body, address, **headers)
+                assert (status, b"is no place for artifacts" in answer) == (400, True), place
+        for way in ("out/kept", "out", "out/", "x/../out/kept", "out/%2e/kept"):
+            row.tried += 1
+            assert served.call("DELETE", f"{ARTIFACTS}/0/links/{way}")[0] >= 400, way
+            assert (outside / "kept").read_text() == "kept", way
+        row.ended = "refused"
+    (folder / "out").unlink()
+
+
 def test_slow_clients_keep_nobody_waiting(served: Served, fault: MakeFault) -> None:
     with fault("slow clients, by the proxy and directly") as row, ExitStack() as stack:
         for _ in row.tries(full=1):

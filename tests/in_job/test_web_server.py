@@ -176,7 +176,7 @@ def test_it_stops_under_load_and_leaves_no_process(
     for thread in busy:
         thread.join(60)
     hung.close()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in tree), "the end of all processes", 10)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in tree), "the end of all processes")
     with sqlite3.connect(ready_volume / "mlflow.db") as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 

@@ -15,7 +15,7 @@ import pytest
 from in_job.serving.limits import max_body
 from in_job.words import Problem
 
-from ..harness import DATA, SCRIPTS, python_with_mlflow, wait_for
+from ..harness import DATA, SCRIPTS, python_with_mlflow
 
 MOST, SECONDS = 100_000, 3
 ARTIFACT = "/api/2.0/mlflow-artifacts/artifacts/0/x"
@@ -102,7 +102,7 @@ def test_a_body_has_a_limit_and_an_artifact_has_none(port: int, sent: bytes, sta
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("declared", [True, False])
-@pytest.mark.parametrize(("seconds", "status"), [(SECONDS / 3, b"200"), (2 * SECONDS, b"503")])
+@pytest.mark.parametrize(("seconds", "status"), [(SECONDS / 10, b"200"), (3 * SECONDS, b"503")])
 def test_large_bodies_take_turns_and_small_ones_do_not(
     port: int, seconds: float, status: bytes, declared: bool
 ) -> None:
@@ -159,5 +159,4 @@ def test_idle_connections_make_room_for_others(port: int) -> None:
         with closing(connected(port)) as other:
             other.sendall(head("GET", "/", "Connection: close"))
             assert answer(other).startswith(b"HTTP/1.1 200")
-        idle[0].settimeout(1)
-        wait_for(lambda: answer(idle[0]) == b"", "the end of the first")
+        assert answer(idle[0]) == b""  # it has been closed
