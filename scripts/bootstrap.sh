@@ -66,17 +66,36 @@ except KeyboardInterrupt:
 ' "${@:2}"
 }
 
+count() { # NAME LOCK: on a terminal one changing line, of packages that uv has unpacked, then of those installed
+  [ -t 2 ] && [ -z "${NO_COLOR+x}${CI+x}" ] || return 0
+  local cache="${UV_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/uv}/archive-v0"
+  local all before there made columns line started=$SECONDS
+  folders() { find "$@" 2>/dev/null | wc -l || :; }
+  all=$(grep -c '^[a-z0-9][^ ]*==' "$2")
+  before=$(folders "$cache" -maxdepth 1)
+  while kill -0 $$ 2>/dev/null; do
+    there=$(($(folders "$cache" -maxdepth 1) - before))
+    made=$(folders ".mlflow/$1" -maxdepth 4 -name '*.dist-info')
+    there=$((there > made ? there : made))
+    columns=$(stty size <&2 2>/dev/null) || columns='0 80'
+    line="mlflow: setting up .mlflow/$1: $((there < all ? there : all)) of $all packages ($((SECONDS - started)) s)"
+    printf '\r\033[K%s' "${line:0:$((${columns#* } - 1))}" >&2
+    sleep 0.3
+  done
+}
+stop_count() { kill "$counter" 2>/dev/null && [ -t 2 ] && printf '\r\033[K' >&2 || :; }
+
 install() { # NAME LOCK: fills the empty environment; uv does it in a tenth of pip's time
-  local python="$PWD/.mlflow/$1/bin/python" uv="$PWD/.mlflow/venv/bin/uv" quiet=-q
-  [ -t 2 ] && quiet=
-  if [ "$1" = venv ]; then
-    run_module "$python" pip install -q --disable-pip-version-check --require-hashes -r "$here/uv.lock" >&2 || uv=
-  fi
-  if [ -x "$uv" ] && "$uv" pip install --system-certs $quiet --python "$python" --require-hashes -r "$2" >&2; then
+  local python="$PWD/.mlflow/$1/bin/python" uv="$PWD/.mlflow/venv/bin/uv" log=".mlflow/$1.log"
+  pip() { run_module "$python" pip install -q --disable-pip-version-check --require-hashes -r "$1" >"$log" 2>&1; }
+  [ "$1" != venv ] || pip "$here/uv.lock" || uv=
+  if [ -x "$uv" ] && "$uv" pip install --system-certs -q --python "$python" --require-hashes -r "$2" >"$log" 2>&1; then
     return
   fi
+  stop_count
+  cat "$log" >&2
   say "uv cannot be had or failed; trying pip, which takes longer"
-  run_module "$python" pip install $quiet --disable-pip-version-check --require-hashes -r "$2" >&2
+  pip "$2" || { cat "$log" >&2 && return 1; }
 }
 
 make_venv() { # NAME LOCK
@@ -104,10 +123,15 @@ os.execvp("bash", ["bash", *sys.argv[2:]])
   is_made "$@" && return
   say "setting up .mlflow/$1 (once) ..."
   rm -f ".mlflow/$1/stamp"
+  count "$@" &
+  counter=$!
+  trap stop_count EXIT
   if ! { run_module "$python" venv --clear ".mlflow/$1" && install "$@"; }; then
     say "could not install $2 into .mlflow/$1 (the reason is above); mend it and run the same command again"
     exit 1
   fi
+  stop_count
+  rm -f ".mlflow/$1.log"
   (cd ".mlflow/$1" && printf '%s\n' lib/python*/site-packages/*.dist-info >packages)
   stamp_of "$@" >".mlflow/$1/stamp"
   say "set up in $((SECONDS - started)) s"

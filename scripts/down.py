@@ -24,7 +24,7 @@ async def down(settings: Settings, *, dry_run: bool) -> None:
             say(UNCHANGED)
             return
         await flow.stop(flow.job)
-        say(f"stopped job {flow.job.id}; the data stays where it is")
+        say(f"stopped job {flow.job.id}; its data stays")
 
 
 def main() -> None:

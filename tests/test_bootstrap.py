@@ -22,6 +22,7 @@ from threading import Thread
 import pytest
 
 from tests.conftest import ROOT
+from tests.e2e.screen import changing, on_terminal
 
 LOCK = (ROOT / "scripts/requirements.lock").read_text(encoding="utf-8")
 
@@ -115,6 +116,25 @@ def test_once_then_again_only_for_a_change_and_after_an_interruption(toolkit: To
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize(("width", "env"), [(40, {}), (200, {}), (80, {"NO_COLOR": "1"})], ids=str)
+def test_a_terminal_shows_one_line_with_a_count(toolkit: Toolkit, width: int, env: dict[str, str]) -> None:
+    command = ["bash", str(toolkit.scripts / "bootstrap.sh"), "--venv", "venv"]
+    command.append(str(toolkit.scripts / "requirements.lock"))
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "NO_COLOR")}
+    text, lines = on_terminal(command, width, toolkit.workspace, {**kept, **env})
+    assert [re.sub(r"\d+", "N", line) for line in lines] == [
+        "mlflow: setting up .mlflow/venv (once) ...",
+        "mlflow: set up in N s",
+    ]
+    moved = changing(text)[:-1]  # the last is what stays
+    assert bool(moved) is not bool(env)
+    for line in moved:
+        assert (
+            re.sub(r"\d+", "N", line) == "mlflow: setting up .mlflow/venv: N of N packages (N s)"[: width - 1]
+        )
+    assert width < 80 or not moved or " of 1 packages " in moved[-1]
+
+
 def test_pip_does_it_where_uv_cannot_be_had(toolkit: Toolkit) -> None:
     lock = toolkit.scripts / "uv.lock"
     lock.write_text(re.sub(r"sha256:\w{8}", "sha256:00000000", lock.read_text()))

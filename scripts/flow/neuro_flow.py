@@ -68,14 +68,22 @@ def _reason(said: list[str]) -> str:
 
 
 @contextlib.asynccontextmanager
-async def rendered(settings: Settings) -> AsyncIterator[None]:
-    """Keep the rendered action as these settings want it while the block runs.
+async def rendered(settings: Settings, *, keep: bool) -> AsyncIterator[None]:
+    """Have the rendered action as these settings want it while the block runs, and afterwards with `keep`.
 
-    Another target in the workspace, whose settings may be others, waits until then.
+    Another target in the workspace, whose settings may be others, waits until then. Without `keep` what was
+    there before is there again: a neuro-flow that somebody runs themselves reads it.
     """
     async with alone(action.RENDERED.with_name("action.lock")):
+        before = action.RENDERED.read_bytes() if action.RENDERED.exists() else None
         action.write_rendered(settings.action_text, settings.overrides)
-        yield
+        try:
+            yield
+        finally:
+            if not keep and before is None:
+                action.RENDERED.unlink()
+            elif not keep and before is not None:
+                action.replace_rendered(before)
 
 
 async def evaluate(settings: Settings, login: Login) -> Submission:
@@ -107,7 +115,7 @@ class HeldRun:
 
     async def begin(self) -> None:
         """Render the action and start neuro-flow, as soon as no other target here is about to."""
-        await self._action.enter_async_context(rendered(self._settings))
+        await self._action.enter_async_context(rendered(self._settings, keep=True))
         if not self._settings.flow_cli:
             shutil.copyfile(TOOLKIT_DIR / "flow/held.sh", self._folder / "apolo")
             (self._folder / "apolo").chmod(0o700)  # whatever the mode of the copy in somebody's repository is

@@ -168,7 +168,8 @@ def describe(flow: Flow, job: Job) -> str:
         flow.settings.eval_line(),
         *(f"  {name:9}  {text}" for name, text in rows),
         f"  for jobs of this flow, started with {flow.login.neuro_flow} run JOB:",
-        f"    MLFLOW_TRACKING_URI: {inspected_uri(flow, job)}",
+        "    MLFLOW_TRACKING_URI: >-",
+        f"      {inspected_uri(flow, job)}",
     ]
     return "\n".join(lines)
 

@@ -23,6 +23,8 @@ from settings.variables import yes
 RECORD = Path(".mlflow/last-server.json")
 """Where the last server from here had its store, on each platform: checksums, and texts without secrets."""
 NAMES = ("backend_store_uri", "artifacts_destination", "volumes")
+OWN_FORCE = ("restore", "gc")
+"""The targets whose MLFLOW_FORCE=yes replaces or removes what is in a store: it does not choose the store."""
 
 
 def _digest(text: str) -> str:
@@ -59,14 +61,15 @@ async def _today(flow: Flow, name: str) -> str:
 
 
 async def require_same_store(flow: Flow) -> None:
-    """Let no value of the environment move the store; MLFLOW_FORCE=yes does.
+    """Let no value of the environment move the store; MLFLOW_FORCE=yes does, but not for `OWN_FORCE`.
 
     Raises:
         Failure: the running server, or the last one that was started from here, has another store.
     """
     settings = flow.settings
     chance = [name for name in NAMES if settings.inputs[name].layer == ENVIRONMENT]
-    if not chance or yes("MLFLOW_FORCE"):
+    own = settings.target in OWN_FORCE
+    if not chance or (yes("MLFLOW_FORCE") and not own):
         return
     who = "the running server" if flow.job else "the last server from here"
     if flow.job:
@@ -79,9 +82,8 @@ async def require_same_store(flow: Flow) -> None:
         digest, shown = then.get(name, ("", ""))
         if digest and digest != _digest(await _today(flow, name)):
             what = f"{name} is {settings.inputs[name].shown!r}, and {who} has {shown!r}"
-            fix = (
-                f"`unset MLFLOW_{name.upper()}` if it is meant for something else; MLFLOW_FORCE=yes takes it"
-            )
+            fix = f"`unset MLFLOW_{name.upper()}` if it is meant for something else; "
+            fix += "typed on the make command line it is taken" if own else "MLFLOW_FORCE=yes takes it"
             found.append(Problem(what, fix, settings.inputs[name].source))
     if found:
         raise Failure(*found)

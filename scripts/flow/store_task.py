@@ -123,7 +123,7 @@ class Task:
             Failure: the settings or the platform are not as a server needs them.
         """
         await require_same_store(flow)
-        async with flow.rendered():
+        async with flow.rendered(keep=not dry_run):
             submission = await flow.evaluate()
         await check_submission(flow, submission)
         if not dry_run:

@@ -154,9 +154,9 @@ class Flow:
         """Run a neuro-flow command and return what it printed, as `neuro_flow.neuro_flow` does."""
         return await neuro_flow.neuro_flow(self.settings, self.login, *words)
 
-    def rendered(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Keep the rendered action as these settings want it while the block runs."""
-        return neuro_flow.rendered(self.settings)
+    def rendered(self, *, keep: bool = False) -> contextlib.AbstractAsyncContextManager[None]:
+        """Have the rendered action as these settings want it while the block runs, and then with `keep`."""
+        return neuro_flow.rendered(self.settings, keep=keep)
 
     async def evaluate(self) -> Submission:
         """Return the job that neuro-flow would submit of what is `rendered`.

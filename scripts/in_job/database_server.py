@@ -71,6 +71,27 @@ def reach(uri: str, timeout: float) -> Tuple[Any, str]:
         raise
 
 
+def whole_charset(charset: str) -> bool:
+    """Tell whether a character set of a database server has a place for every sign."""
+    return charset in ("", "utf8mb4", "utf16", "utf32", "UTF8")  # MySQL's own utf8 has not
+
+
+def tell_of_charset(session: Any, where: str) -> None:
+    """Warn of a database whose texts cannot be just any."""
+    query, anew = {
+        "mysql": (
+            "SELECT DISTINCT character_set_name FROM information_schema.columns WHERE table_schema = "
+            "DATABASE() AND table_name IN ('experiments', 'params') AND character_set_name IS NOT NULL",
+            "CHARACTER SET utf8mb4",
+        ),
+        "postgresql": ("SHOW server_encoding", "TEMPLATE template0 ENCODING 'UTF8'"),
+    }.get(session.dialect.name, ("SELECT ''", ""))
+    for (charset,) in session.exec_driver_sql(query):
+        if not whole_charset(charset):
+            say(f"WARNING: {where} keeps texts in {charset}, which has not every sign: text with others is")
+            say(f"refused or changed; make a database with {anew}, and move by mlflow-backup, mlflow-restore")
+
+
 def prepare_sql(uri: str, timeout: float, changing: bool = False) -> None:
     """Wait for a database server, upgrade the schema once; a task that is `changing` it has marked it."""
     alchemy = importlib.import_module("sqlalchemy")
@@ -79,6 +100,7 @@ def prepare_sql(uri: str, timeout: float, changing: bool = False) -> None:
     with session:
         refuse_unfinished(not changing and alchemy.inspect(session).has_table(TABLE), where)
         if is_current(sql_revision(session), where):
+            tell_of_charset(session, where)
             return
         lock = {  # both give up after UPGRADE_WAIT, and are freed with the session
             "postgresql": "SELECT set_config('lock_timeout', '{:.0f}s', false), pg_advisory_lock(5077)",
@@ -89,3 +111,4 @@ def prepare_sql(uri: str, timeout: float, changing: bool = False) -> None:
         if not is_current(found, where):
             say(f"{where}: " + ("creating the schema" if found is None else f"upgrading the schema {found}"))
             run_upgrade(uri, found is None)
+        tell_of_charset(session, where)

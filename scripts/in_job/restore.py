@@ -18,8 +18,10 @@ from in_job.backup_file import Backup, write_backup
 from in_job.content import put
 from in_job.counts import count, in_words, prompts
 from in_job.database_server import prepare_sql
+from in_job.fitting import require_fit
 from in_job.staging import drop_staged, place_artifacts, stage_artifacts
 from in_job.store import DATABASE_WAIT, Store, require_current
+from in_job.users import upgrade_users
 from in_job.waiting import in_child
 from in_job.words import Problem, say
 
@@ -51,20 +53,31 @@ def restore(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
             what = f"cannot be read ({damage})" if damage else f"holds {store.holds(present)}"
             if not task["force"]:
                 raise Problem(f"{store} {what}: MLFLOW_FORCE=yes replaces it, and keeps it in {folder}")
+        if store.kind != "sqlite":
+            require_place(store, backup, check=task["check"])
+        if damage or not store.is_new(present):
             if damage and not task["check"]:
                 kept = set_aside(store, folder)
             elif not task["check"]:
                 kept = write_backup(store, folder, "before-restore", backup.has_artifacts)["name"]
         if task["check"]:
             return {}
-        if store.kind != "sqlite":
-            revision = store.revision()
-            if revision is None:
-                in_child(prepare_sql, store.uri, DATABASE_WAIT)
-            else:
-                require_current(store, revision)
         keep = folder / f"{Path(kept).stem}-artifacts" if damage else None
         return {**put_all(store, backup, keep), "kept": kept}
+
+
+def require_place(store: Store, backup: Backup, *, check: bool) -> None:
+    """Make the tables of an empty database, unless it is a `check`; Problem where they cannot hold all."""
+    revision = store.revision()
+    if revision is not None:
+        require_current(store, revision)
+    elif not check:
+        in_child(prepare_sql, store.uri, DATABASE_WAIT)
+    users = [backup.companions[companions.USERS]] if companions.USERS in backup.companions else []
+    if users and not check:
+        in_child(upgrade_users, store.uri)
+    for file in [backup.database, *users]:
+        require_fit(store.uri, file, quiet=check)
 
 
 def put_all(store: Store, backup: Backup, keep: Path | None = None) -> dict[str, Any]:

@@ -20,6 +20,11 @@ def connect(uri: str, isolation: str = "AUTOCOMMIT") -> Any:
         raise Problem(f"the {engine.dialect.name} database at {engine.url.host}: {error.orig}") from None
 
 
+def refusals() -> tuple[type[Exception], ...]:
+    """Return what is raised where a database does not take a value: drivers encode texts themselves."""
+    return (importlib.import_module("sqlalchemy").exc.DBAPIError, ValueError)
+
+
 @contextlib.contextmanager
 def transaction(uri: str, isolation: str) -> Iterator[Any]:
     """Yield a connection in a transaction, which an exception rolls back."""

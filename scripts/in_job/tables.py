@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from in_job.counts import Counts
+from in_job.sql import refusals
 from in_job.words import Problem, Progress
 
 BATCH = 2000  # rows
@@ -59,6 +60,28 @@ def convert(value: Any, column: Any) -> Any:
     return value
 
 
+def insert(target: Any, table: Any, values: list[dict[str, Any]]) -> None:
+    """Insert rows in a transaction; where the database takes them not, Problem names the first such row."""
+    if target.dialect.name == "sqlite":
+        target.execute(table.insert(), values)
+        return
+    try:
+        with target.begin_nested():
+            target.execute(table.insert(), values)
+    except refusals() as refused:
+        for row in values:
+            try:
+                with target.begin_nested():
+                    target.execute(table.insert(), [row])
+            except refusals() as error:  # its own text has the rows in it
+                key = ", ".join(f"{column.name} {row[column.name]!r}" for column in table.primary_key)
+                reason = getattr(error, "orig", error)
+                raise Problem(
+                    f"{target.dialect.name} does not take the row of {table.name} with {key}: {reason}"
+                ) from None
+        raise Problem(f"{target.dialect.name} does not take the rows of {table.name}: {refused}") from None
+
+
 def copy_tables(source: Any, target: Any, names: list[str]) -> Counts:
     """Replace the rows of the tables `names` in one database by another's; return how many there are now.
 
@@ -81,10 +104,7 @@ def copy_tables(source: Any, target: Any, names: list[str]) -> Counts:
         progress, copied[name] = Progress(f"copied rows of {name}"), 0
         for rows in source.execution_options(stream_results=True).execute(query).partitions(BATCH):
             values = [{c.name: convert(v, c) for c, v in zip(columns, row)} for row in rows]
-            try:
-                target.execute(table.insert(), values)
-            except alchemy.exc.DBAPIError as error:  # its own text has the rows in it
-                raise Problem(f"{kind} does not take the rows of {name}: {error.orig}") from None
+            insert(target, table, values)
             copied[name] += len(values)
             progress(len(values))
         counter = table.autoincrement_column

@@ -144,16 +144,20 @@ def write_rendered(text: str, overrides: dict[str, str]) -> Path:
 
     The file is for its owner only, and a reader or a crash never sees half of it.
     """
-    rendered = render(text, overrides)
+    replace_rendered(render(text, overrides).encode())
+    return RENDERED
+
+
+def replace_rendered(data: bytes) -> None:
+    """Put a rendered action in the place of the one that is there."""
     RENDERED.parent.mkdir(exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=RENDERED.parent, prefix=".action.")  # mode 0600
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(rendered)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(RENDERED)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return RENDERED

@@ -61,6 +61,8 @@ class Settings:
     job: str
     """The id in live.yaml of the server's job."""
     problems: list[Problem] = field(default_factory=list)
+    target: str = ""
+    """The target that they were read for, such as `up`."""
 
     @property
     def all(self) -> dict[str, Setting]:
@@ -201,4 +203,5 @@ def load(target: str = "") -> Settings:
         folder,
         job,
         problems,
+        target,
     )

@@ -32,12 +32,13 @@ def inline(page: str) -> list[str]:
     return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", re.sub(CODE, "", TEXTS[page]))]
 
 
-def commands(page: str) -> list[str]:
-    """Return the commands of a page's examples, without their comments."""
+def commands(page: str, section: str = "") -> list[str]:
+    """Return the commands of a page's examples, or of one section's, without their comments."""
+    text = TEXTS[page][TEXTS[page].index(f"\n## {section}") if section else 0 :]
+    if section:
+        text = text[: text.find("\n## ", 1)]
     lines = [
-        line
-        for block in re.findall(r"(?ms)^```console\n(.*?)^```$", TEXTS[page])
-        for line in block.splitlines()
+        line for block in re.findall(r"(?ms)^```console\n(.*?)^```$", text) for line in block.splitlines()
     ]
     return [re.sub(r"\s+# .*", "", line[2:]) for line in lines if line.startswith("$ ")]
 

@@ -12,6 +12,7 @@ import pytest
 from common.console import Failure
 from flow import store_guard
 from settings import layers, problems
+from settings.variables import STORE
 
 HERE = "sqlite:////mnt/mlflow/mlflow.db"
 STARTED = {"backend_store_uri": HERE, "artifacts_destination": "/mnt/mlflow/artifacts", "volumes": '["a"]'}
@@ -37,9 +38,9 @@ def of_job(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return said
 
 
-def flow(*, running: bool = False) -> Any:
+def flow(target: str = "up", *, running: bool = False) -> Any:
     client = SimpleNamespace(parse=Parse())
-    return SimpleNamespace(settings=layers.load(), client=client, job=object() if running else None)
+    return SimpleNamespace(settings=layers.load(target), client=client, job=object() if running else None)
 
 
 async def refused(opened: Any) -> list[str]:
@@ -65,6 +66,24 @@ async def test_another_store_than_the_running_servers(
     assert "artifacts_destination is 's3://theirs', and the running server has '/mnt/mlflow/" in destination
     monkeypatch.setenv("MLFLOW_FORCE", "yes")
     await store_guard.require_same_store(flow(running=True))
+
+
+@pytest.mark.parametrize("target", STORE)
+@pytest.mark.parametrize("running", [False, True], ids=["stopped", "running"])
+async def test_what_takes_the_value_for_each_target(
+    workspace: Path, of_job: dict[str, str], monkeypatch: pytest.MonkeyPatch, target: str, running: bool
+) -> None:
+    store_guard.remember(flow(), object())  # type: ignore[arg-type]
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "sqlite:////mnt/mlflow/other.db")
+    [asks] = await refused(flow(target, running=running))
+    monkeypatch.setenv("MLFLOW_FORCE", "yes")
+    if target in ("restore", "gc"):  # there it replaces or removes what is in the store
+        assert [asks] == await refused(flow(target, running=running))
+        assert "typed on the make command line it is taken" in asks
+        monkeypatch.setenv("MAKEFLAGS", " -- MLFLOW_BACKEND_STORE_URI=sqlite:////mnt/mlflow/other.db")
+    else:
+        assert "MLFLOW_FORCE=yes takes it" in asks
+    await store_guard.require_same_store(flow(target, running=running))
 
 
 async def test_another_store_than_the_last_one_from_here(

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import MakePlace
 from .harness import Database, StartServer
-from .places import Place, Warm, content, look
+from .places import Place, Warm, content
 
 pytestmark = pytest.mark.e2e
 WRITE = """
@@ -94,28 +93,3 @@ def test_a_server_serves_what_was_restored(trip: Trip, start_for_module: StartSe
     assert "🚀" in runs[0]["data"]["params"][0]["value"]
     assert server.ask("POST", "/runs/create", {"experiment_id": "0"})["run"]["info"]["run_id"]
     assert "removed the daily sums of traces" in server.log.read_text("utf-8")
-
-
-def test_what_a_database_would_change_is_refused(place: MakePlace, mariadb: Database, template: Path) -> None:
-    """MySQL without strict mode puts a ? where its character set lacks a sign."""
-    source = place("source")
-    shutil.copyfile(template, source.path)
-    insert = "INSERT INTO experiments (experiment_id, name, lifecycle_stage) VALUES ({0}, '{1}', 'active')"
-    mariadb.execute("CREATE DATABASE mlflow_latin CHARACTER SET latin1")
-    store = place(uri=mariadb.uri("mlflow_latin"))
-    store.backups.mkdir(parents=True)
-    mariadb.execute("SET GLOBAL sql_mode = ''")
-    try:
-        for number, name in enumerate(("caf\u00e9", "\U0001f680"), 1):
-            source.query(insert.format(number, name))
-            made = source.backup()
-            shutil.copy(source.backups / made, store.backups)
-            if number == 1:
-                store.restore(made)
-        before = look(store)
-        error = store.refused("restore", source=made, force=True, check=False)
-    finally:
-        mariadb.execute("SET GLOBAL sql_mode = DEFAULT")
-    assert error.startswith("mysql does not take the rows of experiments: ")
-    assert "caf\u00e9" in str(before)
-    assert look(store) == before

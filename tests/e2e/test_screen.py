@@ -1,0 +1,32 @@
+"""What somebody sees who types the targets: on 80 and 200 columns, without colours, and piped."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Clone
+from .screen import changing, on_terminal
+
+pytestmark = pytest.mark.e2e
+
+ORDER = ("mlflow-up", "mlflow-up", "mlflow-status", "mlflow-down")
+SAID = ("MLflow is up: ", "MLflow was running already: ", "state     serving", "stopped job ")
+
+
+@pytest.mark.parametrize(("width", "env"), [(80, {}), (200, {}), (80, {"NO_COLOR": "1"})], ids=str)
+def test_up_status_and_down(clone: Clone, width: int, env: dict[str, str]) -> None:
+    for target, said in zip(ORDER, SAID, strict=True):
+        command = ["make", "-s", target, "MLFLOW_PLATFORM=local"]
+        text, lines = on_terminal(command, width, clone.path, {**clone.env, **env})
+        assert any(said in line for line in lines)
+        assert max(map(len, lines)) <= 80, lines
+        assert len(lines) <= 18
+        assert "503" not in text
+        assert all(len(line) < width for line in changing(text))
+        assert not (env and "\x1b" in text)
+        if said == SAID[0]:
+            first = next(number for number, line in enumerate(lines) if line.startswith(said))
+            assert lines[first + 1].startswith('eval "$(make -s -f ')
+            assert "starting: " in text or not changing(text)
+    out, err = clone.local("mlflow-status", code=1)  # piped
+    assert "\x1b" not in out + err
