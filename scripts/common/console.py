@@ -102,9 +102,10 @@ class Waiting:
         waited = time.monotonic() - self.started
         if waited >= self._next:
             text = f"waiting for {self.what} ({waited:.0f} s){': ' + detail if detail else ''}"
+            if sys.stderr.isatty():
+                text = text[: columns() - len("mlflow: ") - 1]  # a line that wraps could not be changed
             if colourful():
-                line = f"mlflow: {text}"[: columns() - 1]  # a line that wraps could not be changed
-                print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+                print(f"\r\033[Kmlflow: {text}", end="", file=sys.stderr, flush=True)
                 self._next = waited + 0.5
             else:
                 say(text)

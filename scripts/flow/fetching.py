@@ -1,4 +1,8 @@
-"""The `gh:` actions of a flow: neuro-flow fetches all of them, over SSH, whichever job it is to run."""
+"""The `gh:` actions of a flow that git cannot fetch.
+
+neuro-flow fetches them over SSH: for `run` that of the job alone, so that ours starts whatever is beside it,
+for `ps` those of all jobs. Source: `RunningLiveFlow.get_meta` and `LiveRunner.ps` in apolo_flow 24.12.1.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,7 @@ from pathlib import Path
 from common.console import Problem
 from settings.live import live_file
 
-CURE = (
-    "neuro-flow fetches every action of a flow over SSH: add a key to your GitHub account, or look at the tag"
-)
+CURE = "neuro-flow fetches actions over SSH: add a key to your GitHub account, or look at the tag"
 
 
 def unfetchable(folder: Path) -> list[tuple[int, str, str]]:
@@ -35,7 +37,8 @@ def warnings(folder: Path) -> list[Problem]:
         return []
     names = ", ".join(dict.fromkeys(action for _, action, _ in found))
     where = f"{live_file(folder)}:{found[0][0]}"
-    return [Problem(f"git cannot fetch {names}", "`make mlflow-up` would say why", where, warning=True)]
+    fix = "`make mlflow-up` does without, `neuro-flow ps` does not"
+    return [Problem(f"git cannot fetch {names}", fix, where, warning=True)]
 
 
 def explained(folder: Path, said: str) -> list[Problem]:

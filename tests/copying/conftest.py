@@ -16,6 +16,8 @@ from copying import installation
 from copying.transaction import files_below
 from tests.conftest import ROOT
 
+Action = Callable[[Path], object]
+"""What is done to a repository."""
 FILES = {
     "Makefile": "SHELL := /bin/bash\n\nall: ; @echo all\n",
     ".neuro/live.yaml": "kind: live\n\njobs:\n  train:\n    image: x\n    bash: echo\n",
@@ -59,6 +61,17 @@ def lay(root: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(text.encode())
+
+
+def change(file: str, old: str, new: str) -> Action:
+    """Return what replaces text in a file."""
+
+    def apply(root: Path) -> None:
+        text = (root / file).read_text()
+        assert old in text
+        (root / file).write_text(text.replace(old, new))
+
+    return apply
 
 
 def toolkit_in(folder: Path) -> Path:

@@ -56,6 +56,11 @@ def log(uri: str) -> None:
     client.create_registered_model("flowers")
     source = client.get_run(runs[-1]).info.artifact_uri + "/notes"
     client.create_model_version("flowers", source, runs[-1])
+    if hasattr(client, "set_registered_model_alias"):  # MLflow 2.3 and newer
+        client.set_registered_model_alias("flowers", "champion", "1")
+    if hasattr(client, "create_logged_model"):  # MLflow 3
+        model = client.create_logged_model(experiment, "petals", source_run_id=runs[-1])
+        client.finalize_logged_model(model.model_id, "READY")
     client.delete_run(runs[0])
 
 

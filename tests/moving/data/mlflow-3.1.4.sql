@@ -32,8 +32,8 @@ CREATE TABLE experiments (
 	CONSTRAINT experiments_lifecycle_stage CHECK (lifecycle_stage IN ('active', 'deleted')), 
 	UNIQUE (name)
 );
-INSERT INTO "experiments" VALUES(0,'Default','mlflow-artifacts:/0','active',1795632467131,1795632467131);
-INSERT INTO "experiments" VALUES(1,'iris','mlflow-artifacts:/1','active',1795632607350,1795632607350);
+INSERT INTO "experiments" VALUES(0,'Default','mlflow-artifacts:/0','active',1795712601393,1795712601393);
+INSERT INTO "experiments" VALUES(1,'iris','mlflow-artifacts:/1','active',1795712629539,1795712629539);
 CREATE TABLE input_tags (
 	input_uuid VARCHAR(36) NOT NULL, 
 	name VARCHAR(255) NOT NULL, 
@@ -59,10 +59,10 @@ CREATE TABLE "latest_metrics" (
 	FOREIGN KEY(run_uuid) REFERENCES runs (run_uuid), 
 	CHECK (is_nan IN (0, 1))
 );
-INSERT INTO "latest_metrics" VALUES('loss',3.33333333333333328707e-02,1795632662080,2,0,'71895261c86046aca01131ba2b9a70a4');
-INSERT INTO "latest_metrics" VALUES('loss',6.66666666666666657414e-02,1795632664594,2,0,'96303ba82fc844828b770bf848f53154');
-INSERT INTO "latest_metrics" VALUES('loss',3.33333333333333328707e-02,1795632666831,2,0,'7c069e59e3e341c0803617a37c5a3c5a');
-INSERT INTO "latest_metrics" VALUES('loss',6.66666666666666657414e-02,1795632668523,2,0,'c462acf00100433aa9684aebbfef835c');
+INSERT INTO "latest_metrics" VALUES('loss',3.33333333333333328707e-02,1795712648033,2,0,'2f4fdb5af4884d44bb79866b306f6003');
+INSERT INTO "latest_metrics" VALUES('loss',6.66666666666666657414e-02,1795712648495,2,0,'c9079bbb8d4b4fa887afb7ade01e9089');
+INSERT INTO "latest_metrics" VALUES('loss',3.33333333333333328707e-02,1795712648892,2,0,'0defc695ebf0484ca31bec49c7531305');
+INSERT INTO "latest_metrics" VALUES('loss',6.66666666666666657414e-02,1795712649160,2,0,'279b2c1adf0f4cf195d4fffe83bbed6e');
 CREATE TABLE logged_model_metrics (
 	model_id VARCHAR(36) NOT NULL, 
 	metric_name VARCHAR(500) NOT NULL, 
@@ -113,6 +113,7 @@ CREATE TABLE logged_models (
 	CONSTRAINT logged_models_lifecycle_stage_check CHECK (lifecycle_stage IN ('active', 'deleted')), 
 	CONSTRAINT fk_logged_models_experiment_id FOREIGN KEY(experiment_id) REFERENCES experiments (experiment_id) ON DELETE CASCADE
 );
+INSERT INTO "logged_models" VALUES('m-47dac6e451dc4746bfd7e1da5d7f8f04',1,'petals','mlflow-artifacts:/1/models/m-47dac6e451dc4746bfd7e1da5d7f8f04/artifacts',1795712649935,1795712649994,2,'active','','279b2c1adf0f4cf195d4fffe83bbed6e',NULL);
 CREATE TABLE "metrics" (
 	"key" VARCHAR(250) NOT NULL, 
 	value FLOAT NOT NULL, 
@@ -124,18 +125,18 @@ CREATE TABLE "metrics" (
 	FOREIGN KEY(run_uuid) REFERENCES runs (run_uuid), 
 	CHECK (is_nan IN (0, 1))
 );
-INSERT INTO "metrics" VALUES('loss',0.1,1795632643018,'71895261c86046aca01131ba2b9a70a4',0,0);
-INSERT INTO "metrics" VALUES('loss',0.05,1795632643192,'71895261c86046aca01131ba2b9a70a4',1,0);
-INSERT INTO "metrics" VALUES('loss',3.33333333333333328707e-02,1795632662080,'71895261c86046aca01131ba2b9a70a4',2,0);
-INSERT INTO "metrics" VALUES('loss',0.2,1795632664192,'96303ba82fc844828b770bf848f53154',0,0);
-INSERT INTO "metrics" VALUES('loss',0.1,1795632664414,'96303ba82fc844828b770bf848f53154',1,0);
-INSERT INTO "metrics" VALUES('loss',6.66666666666666657414e-02,1795632664594,'96303ba82fc844828b770bf848f53154',2,0);
-INSERT INTO "metrics" VALUES('loss',0.1,1795632666509,'7c069e59e3e341c0803617a37c5a3c5a',0,0);
-INSERT INTO "metrics" VALUES('loss',0.05,1795632666654,'7c069e59e3e341c0803617a37c5a3c5a',1,0);
-INSERT INTO "metrics" VALUES('loss',3.33333333333333328707e-02,1795632666831,'7c069e59e3e341c0803617a37c5a3c5a',2,0);
-INSERT INTO "metrics" VALUES('loss',0.2,1795632668213,'c462acf00100433aa9684aebbfef835c',0,0);
-INSERT INTO "metrics" VALUES('loss',0.1,1795632668344,'c462acf00100433aa9684aebbfef835c',1,0);
-INSERT INTO "metrics" VALUES('loss',6.66666666666666657414e-02,1795632668523,'c462acf00100433aa9684aebbfef835c',2,0);
+INSERT INTO "metrics" VALUES('loss',0.1,1795712641677,'2f4fdb5af4884d44bb79866b306f6003',0,0);
+INSERT INTO "metrics" VALUES('loss',0.05,1795712641713,'2f4fdb5af4884d44bb79866b306f6003',1,0);
+INSERT INTO "metrics" VALUES('loss',3.33333333333333328707e-02,1795712648033,'2f4fdb5af4884d44bb79866b306f6003',2,0);
+INSERT INTO "metrics" VALUES('loss',0.2,1795712648397,'c9079bbb8d4b4fa887afb7ade01e9089',0,0);
+INSERT INTO "metrics" VALUES('loss',0.1,1795712648439,'c9079bbb8d4b4fa887afb7ade01e9089',1,0);
+INSERT INTO "metrics" VALUES('loss',6.66666666666666657414e-02,1795712648495,'c9079bbb8d4b4fa887afb7ade01e9089',2,0);
+INSERT INTO "metrics" VALUES('loss',0.1,1795712648837,'0defc695ebf0484ca31bec49c7531305',0,0);
+INSERT INTO "metrics" VALUES('loss',0.05,1795712648864,'0defc695ebf0484ca31bec49c7531305',1,0);
+INSERT INTO "metrics" VALUES('loss',3.33333333333333328707e-02,1795712648892,'0defc695ebf0484ca31bec49c7531305',2,0);
+INSERT INTO "metrics" VALUES('loss',0.2,1795712649101,'279b2c1adf0f4cf195d4fffe83bbed6e',0,0);
+INSERT INTO "metrics" VALUES('loss',0.1,1795712649129,'279b2c1adf0f4cf195d4fffe83bbed6e',1,0);
+INSERT INTO "metrics" VALUES('loss',6.66666666666666657414e-02,1795712649160,'279b2c1adf0f4cf195d4fffe83bbed6e',2,0);
 CREATE TABLE "model_version_tags" (
 	"key" VARCHAR(250) NOT NULL, 
 	value TEXT, 
@@ -160,7 +161,7 @@ CREATE TABLE "model_versions" (
 	CONSTRAINT model_version_pk PRIMARY KEY (name, version), 
 	FOREIGN KEY(name) REFERENCES registered_models (name) ON UPDATE CASCADE
 );
-INSERT INTO "model_versions" VALUES('flowers',1,1795632671014,1795632671014,'',NULL,'None','mlflow-artifacts:/1/c462acf00100433aa9684aebbfef835c/artifacts/notes','c462acf00100433aa9684aebbfef835c','READY',NULL,'','mlflow-artifacts:/1/c462acf00100433aa9684aebbfef835c/artifacts/notes');
+INSERT INTO "model_versions" VALUES('flowers',1,1795712649757,1795712649757,'',NULL,'None','mlflow-artifacts:/1/279b2c1adf0f4cf195d4fffe83bbed6e/artifacts/notes','279b2c1adf0f4cf195d4fffe83bbed6e','READY',NULL,'','mlflow-artifacts:/1/279b2c1adf0f4cf195d4fffe83bbed6e/artifacts/notes');
 CREATE TABLE "params" (
 	"key" VARCHAR(250) NOT NULL, 
 	value VARCHAR(8000) NOT NULL, 
@@ -168,10 +169,10 @@ CREATE TABLE "params" (
 	CONSTRAINT param_pk PRIMARY KEY ("key", run_uuid), 
 	FOREIGN KEY(run_uuid) REFERENCES runs (run_uuid)
 );
-INSERT INTO "params" VALUES('rate','0.1','71895261c86046aca01131ba2b9a70a4');
-INSERT INTO "params" VALUES('rate','0.2','96303ba82fc844828b770bf848f53154');
-INSERT INTO "params" VALUES('rate','0.1','7c069e59e3e341c0803617a37c5a3c5a');
-INSERT INTO "params" VALUES('rate','0.2','c462acf00100433aa9684aebbfef835c');
+INSERT INTO "params" VALUES('rate','0.1','2f4fdb5af4884d44bb79866b306f6003');
+INSERT INTO "params" VALUES('rate','0.2','c9079bbb8d4b4fa887afb7ade01e9089');
+INSERT INTO "params" VALUES('rate','0.1','0defc695ebf0484ca31bec49c7531305');
+INSERT INTO "params" VALUES('rate','0.2','279b2c1adf0f4cf195d4fffe83bbed6e');
 CREATE TABLE registered_model_aliases (
 	alias VARCHAR(256) NOT NULL, 
 	version INTEGER NOT NULL, 
@@ -179,6 +180,7 @@ CREATE TABLE registered_model_aliases (
 	CONSTRAINT registered_model_alias_pk PRIMARY KEY (name, alias), 
 	CONSTRAINT registered_model_alias_name_fkey FOREIGN KEY(name) REFERENCES registered_models (name) ON DELETE cascade ON UPDATE cascade
 );
+INSERT INTO "registered_model_aliases" VALUES('champion',1,'flowers');
 CREATE TABLE registered_model_tags (
 	"key" VARCHAR(250) NOT NULL, 
 	value VARCHAR(5000), 
@@ -194,7 +196,7 @@ CREATE TABLE registered_models (
 	CONSTRAINT registered_model_pk PRIMARY KEY (name), 
 	UNIQUE (name)
 );
-INSERT INTO "registered_models" VALUES('flowers',1795632670232,1795632671014,'');
+INSERT INTO "registered_models" VALUES('flowers',1795712649473,1795712649757,'');
 CREATE TABLE "runs" (
 	run_uuid VARCHAR(32) NOT NULL, 
 	name VARCHAR(250), 
@@ -210,15 +212,15 @@ CREATE TABLE "runs" (
 	artifact_uri VARCHAR(200), 
 	experiment_id INTEGER, deleted_time BIGINT, 
 	CONSTRAINT run_pk PRIMARY KEY (run_uuid), 
-	CONSTRAINT runs_lifecycle_stage CHECK (lifecycle_stage IN ('active', 'deleted')), 
 	CONSTRAINT source_type CHECK (source_type IN ('NOTEBOOK', 'JOB', 'LOCAL', 'UNKNOWN', 'PROJECT')), 
+	CONSTRAINT runs_lifecycle_stage CHECK (lifecycle_stage IN ('active', 'deleted')), 
 	FOREIGN KEY(experiment_id) REFERENCES experiments (experiment_id), 
 	CHECK (status IN ('SCHEDULED', 'FAILED', 'FINISHED', 'RUNNING', 'KILLED'))
 );
-INSERT INTO "runs" VALUES('71895261c86046aca01131ba2b9a70a4','delightful-ram-676','UNKNOWN','','','unknown','FINISHED',1795632607461,1795632662911,'','deleted','mlflow-artifacts:/0/71895261c86046aca01131ba2b9a70a4/artifacts',0,1795632671288);
-INSERT INTO "runs" VALUES('96303ba82fc844828b770bf848f53154','rogue-robin-691','UNKNOWN','','','unknown','FINISHED',1795632663526,1795632665221,'','active','mlflow-artifacts:/0/96303ba82fc844828b770bf848f53154/artifacts',0,NULL);
-INSERT INTO "runs" VALUES('7c069e59e3e341c0803617a37c5a3c5a','adaptable-cat-747','UNKNOWN','','','unknown','FINISHED',1795632665848,1795632667307,'','active','mlflow-artifacts:/1/7c069e59e3e341c0803617a37c5a3c5a/artifacts',1,NULL);
-INSERT INTO "runs" VALUES('c462acf00100433aa9684aebbfef835c','salty-sheep-216','UNKNOWN','','','unknown','FINISHED',1795632667721,1795632668918,'','active','mlflow-artifacts:/1/c462acf00100433aa9684aebbfef835c/artifacts',1,NULL);
+INSERT INTO "runs" VALUES('2f4fdb5af4884d44bb79866b306f6003','persistent-moth-66','UNKNOWN','','','unknown','FINISHED',1795712629565,1795712648172,'','deleted','mlflow-artifacts:/0/2f4fdb5af4884d44bb79866b306f6003/artifacts',0,1795712650034);
+INSERT INTO "runs" VALUES('c9079bbb8d4b4fa887afb7ade01e9089','respected-dove-195','UNKNOWN','','','unknown','FINISHED',1795712648302,1795712648644,'','active','mlflow-artifacts:/0/c9079bbb8d4b4fa887afb7ade01e9089/artifacts',0,NULL);
+INSERT INTO "runs" VALUES('0defc695ebf0484ca31bec49c7531305','marvelous-cod-891','UNKNOWN','','','unknown','FINISHED',1795712648725,1795712648980,'','active','mlflow-artifacts:/1/0defc695ebf0484ca31bec49c7531305/artifacts',1,NULL);
+INSERT INTO "runs" VALUES('279b2c1adf0f4cf195d4fffe83bbed6e','unique-shad-583','UNKNOWN','','','unknown','FINISHED',1795712649033,1795712649244,'','active','mlflow-artifacts:/1/279b2c1adf0f4cf195d4fffe83bbed6e/artifacts',1,NULL);
 CREATE TABLE "tags" (
 	"key" VARCHAR(250) NOT NULL, 
 	value VARCHAR(8000), 
@@ -226,14 +228,14 @@ CREATE TABLE "tags" (
 	CONSTRAINT tag_pk PRIMARY KEY ("key", run_uuid), 
 	FOREIGN KEY(run_uuid) REFERENCES runs (run_uuid)
 );
-INSERT INTO "tags" VALUES('mlflow.runName','delightful-ram-676','71895261c86046aca01131ba2b9a70a4');
-INSERT INTO "tags" VALUES('of','Default','71895261c86046aca01131ba2b9a70a4');
-INSERT INTO "tags" VALUES('mlflow.runName','rogue-robin-691','96303ba82fc844828b770bf848f53154');
-INSERT INTO "tags" VALUES('of','Default','96303ba82fc844828b770bf848f53154');
-INSERT INTO "tags" VALUES('mlflow.runName','adaptable-cat-747','7c069e59e3e341c0803617a37c5a3c5a');
-INSERT INTO "tags" VALUES('of','iris','7c069e59e3e341c0803617a37c5a3c5a');
-INSERT INTO "tags" VALUES('mlflow.runName','salty-sheep-216','c462acf00100433aa9684aebbfef835c');
-INSERT INTO "tags" VALUES('of','iris','c462acf00100433aa9684aebbfef835c');
+INSERT INTO "tags" VALUES('mlflow.runName','persistent-moth-66','2f4fdb5af4884d44bb79866b306f6003');
+INSERT INTO "tags" VALUES('of','Default','2f4fdb5af4884d44bb79866b306f6003');
+INSERT INTO "tags" VALUES('mlflow.runName','respected-dove-195','c9079bbb8d4b4fa887afb7ade01e9089');
+INSERT INTO "tags" VALUES('of','Default','c9079bbb8d4b4fa887afb7ade01e9089');
+INSERT INTO "tags" VALUES('mlflow.runName','marvelous-cod-891','0defc695ebf0484ca31bec49c7531305');
+INSERT INTO "tags" VALUES('of','iris','0defc695ebf0484ca31bec49c7531305');
+INSERT INTO "tags" VALUES('mlflow.runName','unique-shad-583','279b2c1adf0f4cf195d4fffe83bbed6e');
+INSERT INTO "tags" VALUES('of','iris','279b2c1adf0f4cf195d4fffe83bbed6e');
 CREATE TABLE trace_info (
 	request_id VARCHAR(50) NOT NULL, 
 	experiment_id INTEGER NOT NULL, 
@@ -259,14 +261,14 @@ CREATE TABLE "trace_tags" (
 );
 CREATE INDEX index_metrics_run_uuid ON metrics (run_uuid);
 CREATE INDEX index_latest_metrics_run_uuid ON latest_metrics (run_uuid);
-CREATE INDEX index_inputs_input_uuid ON inputs (input_uuid);
 CREATE INDEX index_inputs_destination_type_destination_id_source_type ON inputs (destination_type, destination_id, source_type);
+CREATE INDEX index_inputs_input_uuid ON inputs (input_uuid);
 CREATE INDEX index_params_run_uuid ON params (run_uuid);
 CREATE INDEX index_trace_info_experiment_id_timestamp_ms ON trace_info (experiment_id, timestamp_ms);
 CREATE INDEX index_trace_tags_request_id ON trace_tags (request_id);
 CREATE INDEX index_trace_request_metadata_request_id ON trace_request_metadata (request_id);
 CREATE INDEX index_tags_run_uuid ON tags (run_uuid);
-CREATE INDEX index_datasets_dataset_uuid ON datasets (dataset_uuid);
 CREATE INDEX index_datasets_experiment_id_dataset_source_type ON datasets (experiment_id, dataset_source_type);
+CREATE INDEX index_datasets_dataset_uuid ON datasets (dataset_uuid);
 CREATE INDEX index_logged_model_metrics_model_id ON logged_model_metrics (model_id);
 COMMIT;
