@@ -1,7 +1,7 @@
 """The `gh:` actions of a flow that git cannot fetch.
 
-neuro-flow fetches them over SSH: for `run` that of the job alone, so that ours starts whatever is beside it,
-for `ps` those of all jobs. Source: `RunningLiveFlow.get_meta` and `LiveRunner.ps` in apolo_flow 24.12.1.
+neuro-flow fetches all of them over SSH, whichever job it is to run. Where it is the toolkit's own, `one_job`
+keeps it from that, so that our server starts whatever is beside it.
 """
 
 from __future__ import annotations

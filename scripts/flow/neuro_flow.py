@@ -86,15 +86,19 @@ async def rendered(settings: Settings, *, keep: bool) -> AsyncIterator[None]:
                 action.replace_rendered(before)
 
 
+def _amended(by: str) -> dict[str, str]:
+    """Return the environment in which neuro-flow is amended by the `sitecustomize.py` of a folder here."""
+    folder = str((TOOLKIT_DIR / "flow" / by).absolute())
+    return {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}  # no litter in somebody's repository
+
+
 async def evaluate(settings: Settings, login: Login) -> Submission:
     """Return the job that neuro-flow would submit of what is `rendered`.
 
     Raises:
         Failure: the flow or the action cannot be evaluated.
     """
-    literally = str((TOOLKIT_DIR / "flow/dry_run").absolute())
-    no_litter = {"PYTHONPATH": literally, "PYTHONDONTWRITEBYTECODE": "1"}  # in somebody's repository
-    output = await neuro_flow(settings, login, "run", "--dry-run", settings.job, **no_litter)
+    output = await neuro_flow(settings, login, "run", "--dry-run", settings.job, **_amended("dry_run"))
     line = output[output.index("apolo run ") :] if "apolo run " in output else output
     return parse_dry_run(line)
 
@@ -124,6 +128,8 @@ class HeldRun:
                 PATH=os.pathsep.join([str(self._folder), path]),
                 MLFLOW_HELD=str(self._folder),
                 MLFLOW_HELD_BY=str(os.getpid()),
+                MLFLOW_HELD_JOB=self._settings.job,
+                **_amended("one_job"),
             )
             await asyncio.sleep(0)  # lets the task start the process
 
