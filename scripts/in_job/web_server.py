@@ -23,6 +23,7 @@ from in_job.serving.answers import write_faster
 from in_job.serving.arrivals import take_turns
 from in_job.serving.guards import guard_stores
 from in_job.serving.limits import limit_bodies, max_body, watch_clients
+from in_job.serving.older_clients import answer_older_paths
 from in_job.serving.road import take_road
 from in_job.serving.writers import queue_writers
 from in_job.words import say
@@ -131,6 +132,7 @@ def run_web_server(command: list[str], env: dict[str, str]) -> None:
             take_road(command, THREADS)
             write_faster()
             limit_bodies(command, max_body(os.environ))
+            answer_older_paths(command)
         guard_stores(os.environ)
         queue_writers(os.environ.get("MLFLOW_BACKEND_STORE_URI", ""))
         prepare_to_fork()

@@ -72,7 +72,7 @@ def run_version(uri: str, listener: socket.socket, path: Path, tell: Callable[..
     env = os.environ
     folder = tempfile.mkdtemp(prefix="mlflow-model-")
     try:
-        tell(step=f"asking {env.get('MLFLOW_TRACKING_URI', 'MLflow')} for {uri}")
+        tell(step="looking for it in the registry")
         looking, found = Child(lambda told: told(**find(uri, folder))), {}
         for found in looking.told():
             if "problem" in found:

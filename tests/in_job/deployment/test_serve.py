@@ -21,7 +21,7 @@ LINE = {"inputs": [[3.0], [5.0]]}
 
 @pytest.mark.parametrize(
     ("model", "version", "slope"),
-    [("models:/line/1", "1", 1), ("models:/line@champion", "2", 2), ("line", "3", 3)],
+    [("models:/line/1", "1", 1), ("models:/line@champion", "2", 2), ("line", "4", 4)],
     ids=["version", "alias", "newest"],
 )
 def test_a_version_answers(deploy: Deploy, model: str, version: str, slope: int) -> None:
@@ -39,7 +39,7 @@ def test_a_version_answers(deploy: Deploy, model: str, version: str, slope: int)
     assert (state["state"], state["problem"], state["follow"]) == ("ready", "", False)
     assert state["flavors"] == ["sklearn"]
     assert state["model_id"].startswith("m-")
-    if slope < 3:
+    if slope < 4:
         assert state["example"] == {"inputs": [[0.0], [1.0], [2.0]]}
         assert json.loads(state["signature"]["inputs"])[0]["type"] == "tensor"
         assert deployed.lines[-1].startswith(f"models:/line/{version} predicts its own input example")
@@ -103,11 +103,12 @@ def test_what_the_image_lacks_is_installed_once(deploy: Deploy, registry: Path, 
             {},
             r"requires no-such-package-at-all==9.9, which cannot be installed: .*; take an image that",
         ),
-        ("fails", {}, r"models:/fails/1 does not predict its own input example: ValueError: no such colour"),
+        ("line/3", {}, r"models:/line/3 does not predict its own input example: ValueError: no such colour"),
         ("lacks", {}, r'needs the module helping, .*extra_pip_requirements=\["helping"\], or take an image'),
         ("trees", {"ENV_MANAGER": "local"}, r"models:/trees/1 needs the module lightgbm, which neither"),
         ("line", {"ENV_MANAGER": "conda"}, r"MLFLOW_DEPLOY_ENV_MANAGER is 'conda': set it to uv or local"),
         ("line", {"WORKERS": "none"}, r"MLFLOW_DEPLOY_WORKERS is 'none': set it to a number of at least 1"),
+        ("line", {"PATIENCE": "1"}, r"it has not answered within 1 s"),
         ("line", {"FOLLOW": "yes"}, r"models:/line has no alias to follow"),
         ("line@a", {"FOLLOW": "yes"}, r"set MLFLOW_TRACKING_URI to a server's http:// address"),
         ("trees", {"CACHE": "/proc/no"}, r"MLFLOW_DEPLOY_CACHE, /proc/no, cannot be written"),

@@ -76,8 +76,9 @@ def main(work: str) -> None:
     )
     linear(1)
     linear(2)
-    linear(3, input_example=None)
-    linear(4, registered_model_name="wheel", pip_requirements=["mlflow", "no-such-package-at-all==9.9"])
+    pyfunc("line", Fails(), signature=infer_signature(X, X), input_example=X)
+    linear(4, input_example=None)
+    linear(5, registered_model_name="wheel", pip_requirements=["mlflow", "no-such-package-at-all==9.9"])
     client = mlflow.MlflowClient()
     client.set_registered_model_alias("line", "champion", 2)
     Path(work, "own.py").write_text(CODE)
@@ -86,8 +87,6 @@ def main(work: str) -> None:
     example = {"x": [1, 2]}
     pyfunc("own", f"{work}/own.py", code_paths=[f"{work}/helping.py"], input_example=pd.DataFrame(example))
     pyfunc("chat", Chat())
-    signature = infer_signature(X, X)
-    pyfunc("fails", Fails(), signature=signature, input_example=X)
     # Without what it imports.
     pyfunc("lacks", f"{work}/own.py", signature=infer_signature(pd.DataFrame(example), [1]))
     lightgbm: Any = importlib.import_module("lightgbm")
