@@ -52,6 +52,8 @@ def version_at(env: Mapping[str, str], name: str, alias: str) -> str:
     except HTTPError as error:
         said = error.read(2000).decode(errors="replace")
         message = re.search(r'"message": *"((?:[^"\\]|\\.)*)"', said)
-        raise Problem(f"{server} says of the alias {alias} of {name}: {message.group(1) if message else error}") from error
+        raise Problem(
+            f"{server} says of the alias {alias} of {name}: {message.group(1) if message else error}"
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         raise Problem(f"{server} does not say where the alias {alias} of {name} is: {error}") from error

@@ -137,7 +137,7 @@ class Deployment:
         """Pass a signal on to all processes; the second one kills them."""
         for pid in self._children:
             end(pid, signal.SIGKILL if self._asked else number)
-        self._asked = True
+        self._asked = True  # the next one kills
 
     def run(self) -> int:
         """Serve until a signal comes, or nothing is left that could; return the exit code."""
@@ -183,6 +183,8 @@ class Deployment:
     def _fail(self, reason: str) -> None:
         """Give up the version that starts."""
         self._starting = None
+        if self._asked:
+            return
         if self._serving:
             reason = (
                 f"{self._told['uri']} does not answer: {reason}; {self._state.values['uri']} goes on serving"

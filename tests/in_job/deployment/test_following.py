@@ -67,6 +67,10 @@ def test_traffic_moves_with_the_alias_when_the_new_version_answers(
     move("4")
     wait_for(lambda: deployed.state["problem"] == "", "no problem", 60)
     server.stop()
-    wait_for(lambda: "does not say where the alias champion of line is" in deployed.state["problem"], "the problem", 60)
+    wait_for(
+        lambda: "does not say where the alias champion of line is" in deployed.state["problem"],
+        "the problem",
+        60,
+    )
     assert deployed.predict(LINE)["predictions"] == pytest.approx([12])
     assert deployed.stop() == 0

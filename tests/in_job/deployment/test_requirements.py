@@ -68,4 +68,5 @@ def test_a_stop_in_the_middle_of_an_installation_leaves_nothing(deploy: Deploy, 
         assert deployed.call("GET", "/health")[0] == 503
         assert deployed.state["step"] == "making its environment"
         assert deployed.stop() == 0
+    assert deployed.lines[-1].startswith("installing "), "a stop is no failure"
     assert not list((tmp_path / "cache").iterdir())
