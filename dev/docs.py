@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SETTINGS, ARGUMENTS, SIZING = Path("README.md"), Path("docs/arguments.md"), Path("docs/limits.md")
+DEPLOYMENTS = Path("docs/deployments.md")
 """The pages that have generated parts."""
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "bench")]
 
@@ -24,6 +25,9 @@ from settings import action, layers  # noqa: E402
 STRING = r"""(?:"[^"]*"|'[^']*')"""
 EXPRESSION = re.compile(rf"""(?s)\$\{{\{{(?:{STRING}|[^"'])*?\}}\}}|\$\[\[(?:{STRING}|[^"'])*?\]\]""")
 """neuro-flow's expressions, whose strings have no escape for a quote."""
+
+PROGRAMS = {action.ACTION: "serve", action.DEPLOY: "deployment.serve"}
+"""The two actions, and the module of in_job/ that each runs."""
 
 
 def embed(action_text: str, key: str, text: str, above: str = "") -> str:
@@ -40,20 +44,29 @@ def embed(action_text: str, key: str, text: str, above: str = "") -> str:
     found = rf"(?m){re.escape(above)}^( *){key}: \|\n(?:\1  .*\n|\n(?=\n|\1  ))*"
     new, count = re.subn(found, lambda head: above + block(head), action_text)
     if count != 1:
-        raise ValueError(f"action.yaml has {count} blocks `{key}: |` instead of one")
+        raise ValueError(f"there are {count} blocks `{key}: |` instead of one")
     return new
 
 
-def settings_table(action_text: str) -> str:
+def with_program(action_text: str, name: str) -> str:
+    """Return an action's text with a module of in_job/, and all that it needs, as its program."""
+    for key, text in zip(action.CODE, program.texts(name), strict=True):
+        program.packed(text)  # fails where it does not fit
+        head = f"  {key}:\n    descr: The server's program. Leave it alone.\n"
+        action_text = embed(action_text, "default", text or "#\n", head)
+    return embed(action_text, "python", program.command(name))
+
+
+def settings_table(inputs: dict[str, action.Input]) -> str:
     """Return the rows of the table of settings."""
     rows = ["\n| variable | default | meaning |\n|---|---|---|\n"]
-    for entry in [*action.read_inputs(action_text).values(), *layers.TOOLKIT.values()]:
+    for entry in [*inputs.values(), *layers.TOOLKIT.values()]:
         default = "required" if entry.default is None else f"`{entry.default}`" if entry.default else "empty"
         rows.append(f"| `MLFLOW_{entry.name.upper()}` | {default} | {entry.description} |\n")
     return "".join(rows) + "\n"
 
 
-def undefined_inputs(action_text: str) -> list[str]:
+def undefined_inputs(action_text: str, file: str = action.ACTION) -> list[str]:
     """Return a line for each name in the job's expressions that is no input of the action.
 
     neuro-flow itself notices only when it evaluates the job, which is when somebody starts it.
@@ -67,7 +80,7 @@ def undefined_inputs(action_text: str) -> list[str]:
                     near = difflib.get_close_matches(name, known, 1)
                     hint = f"did you mean inputs.{near[0]}?" if near else f"the inputs are {', '.join(known)}"
                     line = node.start_mark.line + 1
-                    lines.append(f"action.yaml:{line}: inputs.{name} is not an input of the action: {hint}")
+                    lines.append(f"{file}:{line}: inputs.{name} is not an input of the action: {hint}")
     return lines
 
 
@@ -94,14 +107,14 @@ def examples(action_text: str) -> dict[str, str]:
     }
 
 
-def reference(action_text: str) -> str:
-    """Return the reference: the example of use, then a section for each input."""
+def reference(action_text: str, level: str = "##") -> str:
+    """Return the reference: the example of use, then a section for each input, its heading of that level."""
     text = f"\n```yaml\n{examples(action_text)['-1']}```\n"
     markdown = comments(action_text)
     for entry in action.read_inputs(action_text).values():
         default = f"Default: `{entry.default}`." if entry.default else "Default: empty."
         said = "Required." if entry.default is None else default
-        text += f"\n## `{entry.name}`\n\n{entry.description} {said}\n"
+        text += f"\n{level} `{entry.name}`\n\n{entry.description} {said}\n"
         text += f"\n{markdown[entry.name]}" if markdown[entry.name] else ""
     return text + "\n"
 
@@ -124,17 +137,17 @@ def between(page: Path, name: str, content: str) -> str:
 
 def generated() -> dict[Path, str]:
     """Return every generated file's text as it should be, by its path in the repository."""
-    action_text = (ROOT / "action.yaml").read_text(encoding="utf-8")
-    for name, text in zip(action.CODE, program.texts("serve"), strict=True):
-        program.packed(text)  # fails where it does not fit
-        head = f"  {name}:\n    descr: The server's program. Leave it alone.\n"
-        action_text = embed(action_text, "default", text, head)
-    action_text = embed(action_text, "python", program.command("serve"))
-    inputs = action.read_inputs(action_text)
+    actions = {
+        name: with_program((ROOT / name).read_text(encoding="utf-8"), entry)
+        for name, entry in PROGRAMS.items()
+    }
+    action_text, deploy_text = actions.values()
+    inputs = {**action.read_inputs(action_text), **layers.deploy_settings(deploy_text)}
     texts = {
-        Path("action.yaml"): action_text,
-        SETTINGS: between(SETTINGS, "settings", settings_table(action_text)),
+        **{Path(name): text for name, text in actions.items()},
+        SETTINGS: between(SETTINGS, "settings", settings_table(inputs)),
         ARGUMENTS: between(ARGUMENTS, "arguments", reference(action_text)),
+        DEPLOYMENTS: between(DEPLOYMENTS, "arguments", reference(deploy_text, "###")),
         Path(editor_help.SCHEMA): editor_help.schema(inputs),
         Path("mlflow.example.yaml"): editor_help.example(inputs),
     }
@@ -149,7 +162,7 @@ def main() -> int:
     """Write, or with --check compare; return the exit code."""
     texts = {ROOT / path: text for path, text in generated().items()}
     stale = [p for p, text in texts.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
-    wrong = undefined_inputs(texts[ROOT / "action.yaml"])
+    wrong = [line for name in PROGRAMS for line in undefined_inputs(texts[ROOT / name], name)]
     for line in wrong:
         print(line)
     for path in stale:

@@ -35,11 +35,13 @@ def _property(entry: Input) -> dict[str, Any]:
             found["anyOf"] += [{"type": "boolean"}, {"enum": [0, 1]}]
     elif choices:
         found["anyOf"] = [{"enum": list(choices)}, text]
-    elif entry.name == "port":
+    elif entry.name in ("port", "deploy_port"):
         found["anyOf"] = [{"type": "integer", "minimum": 1, "maximum": 65535}, text]
-    elif entry.name == "volumes":
+    elif entry.name == "deploy_workers":
+        found["anyOf"] = [{"type": "integer", "minimum": 1, "maximum": 99}, {"type": "string"}]
+    elif entry.name in ("volumes", "deploy_volumes"):
         found["anyOf"] = [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]
-    elif entry.name == "envs":
+    elif entry.name in ("envs", "deploy_envs"):
         scalar = {"type": ["string", "number", "boolean"]}
         found["anyOf"] = [{"type": "object", "additionalProperties": scalar}, {"type": "string"}]
     else:

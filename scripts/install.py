@@ -47,7 +47,7 @@ from copying.transaction import (
     recover,
 )
 from settings import problems
-from settings.action import ACTION, RENDERED, compose, find, read_inputs
+from settings.action import ACTION, DEPLOY, RENDERED, RENDERED_DEPLOY, compose, find, read_inputs
 from settings.layers import TOOLKIT_DIR, load
 from settings.live import CALL, ActionJob, live_file, server_jobs
 from settings.variables import yes
@@ -208,9 +208,10 @@ def _edit_flow(plan: Plan) -> None:
     if project is None and (name := needed_id(root.stem)):
         text = f"# neuro-flow would take the folder's name, but {root.name!r} does for no id.\nid: {name}\n"
         plan.edit(folder / "project.yml", text, [text], "")
-    if adds and project and _volume_of_project(project):
-        what = f"volumes has {edits.VOLUME} already"
-        plan.trouble(what, "rename it: the toolkit adds its own", project.relative_to(root))
+    for name in edits.USED_BY:
+        if adds and project and _volume_of_project(project, name):
+            what = f"volumes has {name} already"
+            plan.trouble(what, "rename it: the toolkit adds its own", project.relative_to(root))
 
 
 def _chosen(plan: Plan, olds: list[ActionJob], path: Path) -> ActionJob | None:
@@ -241,9 +242,9 @@ def needed_id(stem: str) -> str:
     return name[:26].rstrip("_")
 
 
-def _volume_of_project(project: Path) -> bool:
+def _volume_of_project(project: Path, name: str) -> bool:
     try:
-        return find(compose(project.read_text(encoding="utf-8")), "volumes", edits.VOLUME) is not None
+        return find(compose(project.read_text(encoding="utf-8")), "volumes", name) is not None
     except (UnicodeDecodeError, yaml.YAMLError):
         return False  # neuro-flow will say so
 
@@ -330,9 +331,10 @@ def main() -> None:
             return
         apply(root, plan.changes, [])
         with contextlib.suppress(OSError):  # any target makes it, but `neuro-flow ps` wants it before
-            if not (root / RENDERED).exists():
-                (root / RENDERED.parent).mkdir(exist_ok=True)
-                (root / RENDERED).write_bytes(files[ACTION])
+            for name, path in ((ACTION, RENDERED), (DEPLOY, RENDERED_DEPLOY)):
+                if not (root / path).exists():
+                    (root / path.parent).mkdir(exist_ok=True)
+                    (root / path).write_bytes(files[name])
     say(f"installed; commit it, then: cd {shlex.quote(str(root))} && make mlflow-up MLFLOW_PLATFORM=local")
 
 

@@ -22,6 +22,9 @@ mlflow-env: ; @$(MLFLOW_RUN) env ## Print what a client needs: eval "$$(make -s 
 mlflow-config: ; @$(MLFLOW_RUN) config ## Print every setting and where it comes from; MLFLOW_FORMAT=json
 mlflow-render: ; @$(MLFLOW_RUN) render ## Write the rendered action and print its path
 mlflow-check: ; @$(MLFLOW_RUN) check ## Find mistakes in the settings
+mlflow-deploy: ; @$(MLFLOW_RUN) deploy ## Serve a registered model: MODEL=iris, iris/3 or iris@champion, FOLLOW=yes
+mlflow-deployments: ; @$(MLFLOW_RUN) deployments ## Print the models that are served: version, state, address, newer ones
+mlflow-undeploy: ; @$(MLFLOW_RUN) undeploy ## Stop serving a model: MODEL=iris
 mlflow-backup: ; @$(MLFLOW_RUN) backup ## Copy the runs of the live server: TO=file fetches it, MLFLOW_BACKUP_ARTIFACTS=yes
 mlflow-restore: ; @$(MLFLOW_RUN) restore ## Put a backup into the server's store: FROM=backup, MLFLOW_FORCE=yes
 mlflow-upgrade: ; @$(MLFLOW_RUN) upgrade ## Bring the store of an older MLflow up to date, and start the server
@@ -31,7 +34,7 @@ mlflow-update: ; @$(MLFLOW_RUN) update ## Bring the copy here to another version
 mlflow-uninstall: ; @$(MLFLOW_RUN) uninstall ## Take out what mlflow-install put in; no data is touched
 mlflow-help: ; @$(MLFLOW_RUN) help ## Print this
 
-MLFLOW_TARGETS := up down restart status extend logs open env config render check backup restore upgrade gc install update uninstall help
+MLFLOW_TARGETS := up down restart status extend logs open env config render check deploy deployments undeploy backup restore upgrade gc install update uninstall help
 .PHONY: $(MLFLOW_TARGETS:%=mlflow-%)
 $(MLFLOW_TARGETS:%=mlflow-%): export MLFLOW_GOALS = $(MAKECMDGOALS)
 $(MLFLOW_TARGETS:%=mlflow-%): SHELL := /bin/sh

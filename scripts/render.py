@@ -1,4 +1,4 @@
-"""mlflow-render: write the rendered action and print its path; needs no login."""
+"""mlflow-render: write the rendered actions and print the path of the server's; needs no login."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ def main() -> None:
     settings = load("render")
     problems.require(settings)
     if yes("MLFLOW_DRY_RUN"):
-        action.render(settings.action_text, settings.overrides)
+        for text, overrides in settings.texts().values():
+            action.render(text, overrides)
         print(f"would write: {action.RENDERED}")
         say(UNCHANGED)
         return
-    print(action.write_rendered(settings.action_text, settings.overrides))
+    action.write_all(settings.texts())
+    print(action.RENDERED)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import yaml
 
 from common import console
 from common.console import UNCHANGED, Failure, Problem, complain, say
-from copying.edits import ADDED, VOLUME, take_out, take_out_of_flow
+from copying.edits import ADDED, USED_BY, take_out, take_out_of_flow
 from copying.installation import (
     HALF_DONE,
     MAKEFILES,
@@ -30,12 +30,12 @@ from copying.transaction import MANIFEST, Change, Tree, alone, apply, pending, r
 from flow.login import STATE
 from local_platform import client
 from settings import problems
-from settings.action import RENDERED
+from settings.action import RENDERED, RENDERED_DEPLOY
 from settings.layers import Settings, load
-from settings.live import JOB
 from settings.variables import yes
 
-REFERENCES = {VOLUME: rf"\bvolumes\.{VOLUME}\b", JOB: rf"inspect_job\(.{JOB}.\)"}
+REFERENCES = {name: rf"\bvolumes\.{name}\b" for name in USED_BY}
+REFERENCES |= {name: rf"inspect_job\(.{name}\b" for name in USED_BY.values()}
 
 
 class Removal:
@@ -48,7 +48,7 @@ class Removal:
         self.stays: list[Problem] = []
         self.problems: list[Problem] = []
         self.added = any(len(edit.pieces) == len(ADDED) for edit in record.edits)
-        """Whether volume and job are ours, not the user's."""
+        """Whether volumes and jobs are ours, not the user's."""
         for edit in record.edits:
             self._file(edit)
         self.problems += [p for p in obstacles(root, folder / MANIFEST) if p not in self.problems]
@@ -70,7 +70,8 @@ class Removal:
         path = self.root / edit.file
         data = read(path) if path.is_file() else None
         if data is None:
-            names = [name for name, _ in ADDED.values()] if len(edit.pieces) == len(ADDED) else edit.pieces
+            ours = [name for added in ADDED.values() for name in added]
+            names = ours if len(edit.pieces) == len(ADDED) else edit.pieces
             fix = f"if it was renamed, take our part out there: {', '.join(names).strip()}"
             self.stays.append(Problem("not there any more", fix, edit.file, warning=True))
             return
@@ -83,7 +84,8 @@ class Removal:
             self.problems.append(Problem(f"not YAML: {said}", "correct the file", edit.file))
             return
         for name, line in stayed.items():
-            why = f"is used by {JOB}" if name == VOLUME and JOB in stayed else "was edited here"
+            user = USED_BY.get(name)
+            why = f"is used by {user}" if user in stayed else "was edited here"
             fix = "take it out yourself if you do not need it"
             self.stays.append(Problem(f"{name} {why}: it stays", fix, f"{edit.file}:{line}", warning=True))
         self._look_at_the_rest(edit.file, rest, stayed)
@@ -125,9 +127,9 @@ class Removal:
             elif gone and re.search(gone, line):
                 fix = "correct it: neuro-flow will not find that any more"
                 self.stays.append(Problem("refers to what is taken out", fix, where, warning=True))
-            elif f"ws:{RENDERED}" in line:
+            elif called := [f for f in (RENDERED, RENDERED_DEPLOY) if f"ws:{f}" in line]:
                 fix = "take its job out, or call the action where it is published: gh:OWNER/REPO@TAG"
-                what = f"calls ws:{RENDERED}, which no target makes any more"
+                what = f"calls ws:{called[0]}, which no target makes any more"
                 self.stays.append(Problem(what, fix, where, warning=True))
 
 

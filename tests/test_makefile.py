@@ -36,7 +36,8 @@ def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def host(workspace: Path) -> Path:
     """A repository of somebody's with the toolkit copied into it, set up."""
     shutil.copytree(ROOT / "scripts", workspace / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "action.yaml", workspace)
+    for action in ("action.yaml", "deploy.yaml"):
+        shutil.copy(ROOT / action, workspace)
     (workspace / ".mlflow").mkdir()
     (workspace / ".mlflow/venv").symlink_to(ROOT / ".mlflow/venv")
     return workspace

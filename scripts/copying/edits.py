@@ -13,24 +13,38 @@ from collections.abc import Callable
 import yaml
 
 from settings.action import compose, entries, find
-from settings.live import JOB, PROJECT_TAG
+from settings.live import CALL, JOB, MODEL_CALL, MODEL_JOB, PROJECT_TAG
 
-VOLUME = "mlflow"
-ADDED: dict[str, tuple[str, dict[str, object]]] = {
-    "volumes": (VOLUME, {"remote": "storage:${{ flow.project_id }}/mlflow", "mount": "/mnt/mlflow"}),
-    "jobs": (
-        JOB,
-        {
-            "action": "ws:.mlflow/action.yaml",
+USED_BY = {"mlflow": JOB, "mlflow_models": MODEL_JOB}
+"""The volumes that live.yaml gets, each with the job that mounts it."""
+SERVER = f"inspect_job('{JOB}')"
+ADDED: dict[str, dict[str, dict[str, object]]] = {
+    "volumes": {
+        "mlflow": {"remote": "storage:${{ flow.project_id }}/mlflow", "mount": "/mnt/mlflow"},
+        "mlflow_models": {"remote": "storage:${{ flow.project_id }}/mlflow-models", "mount": "/mnt/models"},
+    },
+    "jobs": {
+        JOB: {
+            "action": CALL,
             "args": {
                 "backend_store_uri": "sqlite:///${{ volumes.mlflow.mount }}/mlflow.db",
                 "artifacts_destination": "${{ volumes.mlflow.mount }}/artifacts",
                 "volumes": "${{ to_json([volumes.mlflow.ref_rw]) }}",
             },
         },
-    ),
+        MODEL_JOB: {
+            "action": MODEL_CALL,
+            "args": {
+                "model": "${{ multi.suffix }}",
+                "tracking_uri": f"http://${{{{ {SERVER}.internal_hostname_named }}}}"
+                f":${{{{ {SERVER}.container.http.port }}}}",
+                "cache": "${{ volumes.mlflow_models.mount }}",
+                "volumes": "${{ to_json([volumes.mlflow_models.ref_rw]) }}",
+            },
+        },
+    },
 }
-"""What live.yaml gets: in each section a key with its value."""
+"""What live.yaml gets: in each section keys with their values."""
 
 NEW_FLOW = f'kind: live\n\ndefaults:\n  tags: ["{PROJECT_TAG}"]\n\n'
 """What a live.yaml of our making holds beside that."""
@@ -65,7 +79,7 @@ def add_line(text: str, line: str) -> tuple[str, str]:
 
 
 def add_to_flow(text: str) -> tuple[str, list[str]]:
-    """Return the text of a live.yaml with our volume and our job, and the pieces that were added.
+    """Return the text of a live.yaml with our volumes and our jobs, and the pieces that were added.
 
     Raises:
         NotEditableError: it holds something that our text cannot be added to, or that has our names.
@@ -97,12 +111,12 @@ def add_to_flow(text: str) -> tuple[str, list[str]]:
 
 def _insertion(text: str, root: yaml.MappingNode, section: str) -> tuple[int, str]:
     """Return where in the text of a flow our part of a section goes, and that part."""
-    name, content = ADDED[section]
+    added = ADDED[section]
     quote = json.dumps if root.flow_style else str  # as JSON is written
     if section not in entries(root):
         if root.flow_style:
-            return _into_braces(text, root, _inline(section, {name: content}, quote))
-        lines = _block(section, {name: content}, "  ")
+            return _into_braces(text, root, _inline(section, added, quote))
+        lines = _block(section, added, "  ")
         jobs = entries(root).get("jobs")
         if jobs is None:
             return len(text), _lines(text, len(text), lines + [""] * (section != "jobs"))
@@ -112,13 +126,15 @@ def _insertion(text: str, root: yaml.MappingNode, section: str) -> tuple[int, st
         return start, _lines(text, start, [*(indent + line for line in lines), ""])
     key, value = entries(root)[section]
     line = key.start_mark.line + 1
-    if there := entries(value).get(name):
+    if there := [entry[0] for name, entry in entries(value).items() if name in added]:
         fix = "rename it, or take it out: the toolkit adds its own"
-        raise NotEditableError((f"{section} has {name} already", fix, there[0].start_mark.line + 1))
+        raise NotEditableError(
+            *((f"{section} has {node.value} already", fix, node.start_mark.line + 1) for node in there)
+        )
     if value.start_mark.index < key.start_mark.index:
         raise NotEditableError((f"{section} is an alias", "write its entries out", line))
     if isinstance(value, yaml.MappingNode) and value.flow_style:
-        return _into_braces(text, value, _inline(name, content, quote))
+        return _into_braces(text, value, ", ".join(_inline(*entry, quote) for entry in added.items()))
     rest_of_line = re.compile(r".*(?:\r?\n|\Z)").match(text, key.end_mark.index)
     assert rest_of_line
     start, step, gap = rest_of_line.end(), 2, False
@@ -133,7 +149,7 @@ def _insertion(text: str, root: yaml.MappingNode, section: str) -> tuple[int, st
             (f"{section} is not a mapping", "write its entries below it, or nothing", line)
         )
     indent = " " * (key.start_mark.column + step)
-    lines = [indent + line for line in _block(name, content, " " * step)]
+    lines = [indent + line for entry in added.items() for line in _block(*entry, " " * step)]
     return start, _lines(text, start, lines + [""] * gap)
 
 
@@ -175,13 +191,18 @@ def _inline(name: str, content: object, quote: Callable[[str], str]) -> str:
     return f"{quote(name)}: {{{', '.join(_inline(key, value, quote) for key, value in content.items())}}}"
 
 
-def names_missing(text: str) -> list[str]:
-    """Return which of our names the text of a flow does not have."""
+def names_missing(text: str, pieces: list[str]) -> list[str]:
+    """Return which of the names in our pieces the text of a flow does not have."""
     try:
         flow = compose(text.removeprefix("\ufeff"))
     except yaml.YAMLError:
         return []  # nobody knows
-    return [name for section, (name, _) in ADDED.items() if find(flow, section, name) is None]
+    return [
+        name
+        for (section, added), piece in zip(ADDED.items(), pieces, strict=True)
+        for name in added
+        if re.search(rf"\b{name}\b\"?:", piece) and find(flow, section, name) is None
+    ]
 
 
 def _differ_by_ours(text: str, text_with_ours: str, sections: list[str]) -> bool:
@@ -197,9 +218,9 @@ def _differ_by_ours(text: str, text_with_ours: str, sections: list[str]) -> bool
     if names[0] != names[1]:
         return False
     for section in sections:
-        name = ADDED[section][0]
         here, there = entries(find(without, section)), entries(find(with_ours, section))
-        if name not in there or list(here) != [key for key in there if key != name]:
+        ours = there.keys() - here.keys()
+        if not ours or ours - ADDED[section].keys() or list(here) != [k for k in there if k not in ours]:
             return False
         if not all(_equal(here[key][1], there[key][1], set()) for key in here):
             return False
@@ -247,23 +268,38 @@ def take_out(text: str, added: str) -> str | None:
 def take_out_of_flow(text: str, pieces: list[str]) -> tuple[str, dict[str, int]]:
     """Return the text of a live.yaml without our pieces, and the lines of the names that had to stay.
 
-    A job that was edited stays, and the volume with it; so does what others have been written into.
+    A job that was edited stays, and its volume with it; so does what others have been written into.
 
     Raises:
         yaml.YAMLError: it is not YAML.
     """
-    stayed: dict[str, int] = {}
-    for section, piece in reversed(list(zip(ADDED, pieces, strict=True))):  # the job, then its volume
-        name = ADDED[section][0]
-        there = entries(find(compose(text.removeprefix("\ufeff")), section)).get(name)
-        if not there:
-            continue
+    stayed: list[str] = []
+    for section, piece in reversed(list(zip(ADDED, pieces, strict=True))):  # the jobs, then their volumes
+        there = entries(find(compose(text.removeprefix("\ufeff")), section))
+        names = [name for name in ADDED[section] if name in there and re.search(rf"\b{name}\b\"?:", piece)]
+        used = [name for name in names if USED_BY.get(name) in stayed]
         entry = "\n".join(piece.lstrip("\r\n").split("\n")[1:])  # where others use the section that we made
-        for part in [] if stayed else [piece, f"{piece}, ", f"{piece},", entry]:
-            rest = take_out(text, part) if part else None
-            if rest is not None and _differ_by_ours(rest, text, [section]):
+        whole = [] if used else [piece, f"{piece}, ", f"{piece},", entry]
+        rest = _without(text, whole, section) if names else text
+        if rest is not None:
+            text = rest
+            continue
+        for name in names:
+            own = re.search(rf"(?ms)^ *{name}:.*?(?=^ *(?:{'|'.join(ADDED[section])}):|\Z)", piece)
+            part = f"{own[0].rstrip()}\n" if own and name not in used else ""
+            rest = _without(text, [part], section)
+            if rest is not None:
                 text = rest
-                break
-        else:
-            stayed[name] = there[0].start_mark.line + 1
-    return text, stayed
+        left = entries(find(compose(text.removeprefix("\ufeff")), section))
+        stayed += [name for name in names if name in left]
+    keys = {k: v for s in ADDED for k, v in entries(find(compose(text.removeprefix("\ufeff")), s)).items()}
+    return text, {name: keys[name][0].start_mark.line + 1 for name in stayed}
+
+
+def _without(text: str, parts: list[str], section: str) -> str | None:
+    """Return the text of a flow without the first of these parts that can be taken out of a section of it."""
+    for part in filter(None, parts):
+        rest = take_out(text, part)
+        if rest is not None and _differ_by_ours(rest, text, [section]):
+            return rest
+    return None

@@ -14,12 +14,12 @@ from pathlib import Path
 from common.console import Failure, Problem
 from copying import edits
 from copying.transaction import MANIFEST, digest_of, files_below, read
-from settings.action import ACTION
+from settings.action import ACTION, DEPLOY
 from settings.layers import TOOLKIT_DIR
 from settings.variables import command_line
 
 VERSION = "VERSION"
-BESIDE = (ACTION, "LICENSE", "mlflow.example.yaml", "mlflow.schema.json")
+BESIDE = (ACTION, DEPLOY, "LICENSE", "mlflow.example.yaml", "mlflow.schema.json")
 """What lies beside scripts/ in the toolkit, and in its folder in another repository."""
 
 MAKEFILES = ("GNUmakefile", "makefile", "Makefile")
@@ -121,7 +121,7 @@ def lost(root: Path, folder: Path, record: Installed) -> Iterator[Problem]:
     for edit in record.edits:
         text = (read(root / edit.file) or b"").decode("utf-8", "surrogateescape")
         if len(edit.pieces) == len(edits.ADDED):
-            names = edits.names_missing(text)
+            names = edits.names_missing(text, edit.pieces)
         else:
             names = [piece.strip() for piece in edit.pieces if edits.take_out(text, piece) is None]
             names += [after.strip() for after, _ in edit.replaced if after not in text.splitlines()]

@@ -11,7 +11,7 @@ from flow.submission import Submission, inputs, unescaped
 from flow.workspace import Flow, Job
 from settings.action import PROGRAM
 from settings.layers import redact
-from settings.values import OF_THE_ACTION
+from settings.values import OF_A_DEPLOYMENT, OF_THE_ACTION
 
 if TYPE_CHECKING:
     import apolo_sdk
@@ -28,8 +28,9 @@ def mounts(mounted: apolo_sdk.Container | apolo_sdk.VolumeParseResult) -> list[s
 
 
 def _settings(env: dict[str, str], volumes: list[str], other: dict[str, str]) -> dict[str, str]:
-    by_name = {OF_THE_ACTION[name]: value for name, value in env.items() if name in OF_THE_ACTION}
-    envs = {name: value for name, value in sorted(env.items()) if name not in OF_THE_ACTION}
+    names = OF_A_DEPLOYMENT if "MLFLOW_DEPLOY_MODEL" in env else OF_THE_ACTION
+    by_name = {names[name]: value for name, value in env.items() if name in names}
+    envs = {name: value for name, value in sorted(env.items()) if name not in names}
     return {**by_name, "envs": json.dumps(envs), "volumes": json.dumps(volumes), **other}
 
 
@@ -77,6 +78,11 @@ async def drift(flow: Flow, job: Job) -> list[str]:
     """
     async with flow.rendered():
         submission = await flow.evaluate()
+    return await differences(flow, job, submission)
+
+
+async def differences(flow: Flow, job: Job, submission: Submission) -> list[str]:
+    """Return the same for a job, the server's or a model's, that today's settings have been evaluated for."""
     then, now = of_job(job), await of_submission(flow, submission)
     lines = [
         f"{name}: {redact(then.get(name, ''))} → {redact(now.get(name, ''))}"

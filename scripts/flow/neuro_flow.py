@@ -68,22 +68,29 @@ def _reason(said: list[str]) -> str:
 
 
 @contextlib.asynccontextmanager
-async def rendered(settings: Settings, *, keep: bool) -> AsyncIterator[None]:
-    """Have the rendered action as these settings want it while the block runs, and afterwards with `keep`.
+async def rendered(
+    settings: Settings, *, keep: bool, model: dict[str, str] | None = None
+) -> AsyncIterator[None]:
+    """Have the rendered actions as these settings want them while the block runs, and afterwards with `keep`.
 
     Another target in the workspace, whose settings may be others, waits until then. Without `keep` what was
-    there before is there again: a neuro-flow that somebody runs themselves reads it.
+    there before is there again: a neuro-flow that somebody runs themselves reads it. `model` has further
+    inputs of deploy.yaml, for this block only: what is started without make is to take those of the flow.
     """
     async with alone(action.RENDERED.with_name("action.lock")):
-        before = action.RENDERED.read_bytes() if action.RENDERED.exists() else None
-        action.write_rendered(settings.action_text, settings.overrides)
+        texts = settings.texts(model)
+        before = {path: path.read_bytes() if path.exists() else None for path in texts}
+        action.write_all(texts)
         try:
             yield
         finally:
-            if not keep and before is None:
-                action.RENDERED.unlink()
-            elif not keep and before is not None:
-                action.replace_rendered(before)
+            if keep and model:
+                action.write_all(settings.texts())
+            for path, data in () if keep else before.items():
+                if data is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    action.replace_rendered(data, path)
 
 
 def _amended(by: str) -> dict[str, str]:
@@ -92,13 +99,14 @@ def _amended(by: str) -> dict[str, str]:
     return {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}  # no litter in somebody's repository
 
 
-async def evaluate(settings: Settings, login: Login) -> Submission:
-    """Return the job that neuro-flow would submit of what is `rendered`.
+async def evaluate(settings: Settings, login: Login, *words: str) -> Submission:
+    """Return the job that neuro-flow would submit of what is `rendered`: the server, or what the words name.
 
     Raises:
         Failure: the flow or the action cannot be evaluated.
     """
-    output = await neuro_flow(settings, login, "run", "--dry-run", settings.job, **_amended("dry_run"))
+    words = words or (settings.job,)
+    output = await neuro_flow(settings, login, "run", "--dry-run", *words, **_amended("dry_run"))
     line = output[output.index("apolo run ") :] if "apolo run " in output else output
     return parse_dry_run(line)
 

@@ -13,6 +13,7 @@ from flow import fetching, references, submission
 from flow.submission import Submission
 from flow.workspace import Flow
 from settings import values
+from settings.layers import OF_DEPLOYMENTS
 from settings.live import PROJECT_TAG, live_file
 from settings.problems import is_expression, relation_problems, stop_at_errors, value_problem
 
@@ -48,11 +49,7 @@ async def check_submission(flow: Flow, submitted: Submission) -> None:
 
 async def _missing(flow: Flow, inputs: dict[str, str]) -> AsyncIterator[Problem]:
     sources = {name: setting.source for name, setting in flow.settings.inputs.items()}
-    presets = list(flow.client.config.presets)
-    if inputs["preset"] and inputs["preset"] not in presets:
-        what = f"preset is {inputs['preset']!r}"
-        yield Problem(what, f"this cluster has {', '.join(presets)}", sources["preset"])
-    async for problem in references.problems(flow, inputs):
+    async for problem in _not_there(flow, inputs, sources):
         yield problem
     database = values.sqlite_path(inputs["backend_store_uri"])
     mount = values.holder(database, values.mounts(inputs["volumes"]))
@@ -62,6 +59,35 @@ async def _missing(flow: Flow, inputs: dict[str, str]) -> AsyncIterator[Problem]
         what = "SQLite does not work on the file storage of a cluster on Azure, which has no file locks"
         fix = "keep the database on a disk: volume, or in PostgreSQL"
         yield Problem(what, fix, sources["backend_store_uri"], warning=True)
+
+
+async def _not_there(flow: Flow, inputs: dict[str, str], sources: dict[str, str]) -> AsyncIterator[Problem]:
+    presets = list(flow.client.config.presets)
+    if inputs["preset"] and inputs["preset"] not in presets:
+        what = f"preset is {inputs['preset']!r}"
+        yield Problem(what, f"this cluster has {', '.join(presets)}", sources["preset"])
+    async for problem in references.problems(flow, inputs, sources):
+        yield problem
+
+
+async def check_deployment(flow: Flow, submitted: Submission) -> None:
+    """Check the job of a model that neuro-flow has evaluated; says every problem.
+
+    Raises:
+        Failure: at least one is not just a warning.
+    """
+    settings, inputs = flow.settings, submission.inputs_of_deployment(submitted)
+    if submitted.project != flow.project:
+        what = f"neuro-flow would start the job in project {submitted.project}, not in {flow.project}"
+        stop_at_errors([Problem(what, "write project_name into the flow's project.yml")])
+    found = []
+    for setting in filter(is_expression, settings.deploy.values()):
+        found += [value_problem(setting, inputs[setting.name.removeprefix(OF_DEPLOYMENTS)])]
+    if fix := values.CHECKS["job_name"](inputs["job_name"]):
+        found.append(Problem(f"the job's name would be {inputs['job_name']!r}", fix, "project.yml"))
+    stop_at_errors(list(filter(None, found)))
+    sources = {name.removeprefix(OF_DEPLOYMENTS): setting.source for name, setting in settings.deploy.items()}
+    stop_at_errors([problem async for problem in _not_there(flow, inputs, sources)])
 
 
 async def check_clash(flow: Flow, submitted: Submission) -> None:

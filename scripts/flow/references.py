@@ -59,9 +59,11 @@ def no_disk(flow: Flow, uri: yarl.URL, source: str = "") -> Problem:
     return Problem(f"there is no disk {uri.name}", fix, source)
 
 
-async def problems(flow: Flow, inputs: dict[str, str]) -> AsyncIterator[Problem]:
-    """Yield what is wrong with the storage, the disks and the secrets that the job refers to."""
-    sources = {name: setting.source for name, setting in flow.settings.inputs.items()}
+async def problems(flow: Flow, inputs: dict[str, str], sources: dict[str, str]) -> AsyncIterator[Problem]:
+    """Yield what is wrong with the storage, the disks and the secrets that a job refers to.
+
+    `sources` says of each input where its value came from.
+    """
     parsed = flow.client.parse.volumes(values.references(inputs["volumes"]))
     for volume in parsed.volumes:
         if _outside(flow, volume.storage_uri):

@@ -67,6 +67,16 @@ def known_credentials(flow: Flow, job: Job) -> Credentials | None:
     return credentials.find(flow.login, env_of(job)) if has_users(job) else None
 
 
+async def authorization(flow: Flow, job: Job) -> dict[str, str]:
+    """Return the header that gets this machine in; none where none is needed, or known."""
+    known = known_credentials(flow, job)
+    if needs_login(job):  # there is one header, and the platform is asked first
+        return {"Authorization": f"Bearer {await flow.client.config.token()}"}
+    if known:
+        return {"Authorization": aiohttp.BasicAuth(known.name, known.password, "utf-8").encode()}
+    return {}
+
+
 async def probe(flow: Flow, job: Job) -> str:
     """Call the server's API through its public address; return why it does not serve, "" when it does.
 
@@ -75,11 +85,7 @@ async def probe(flow: Flow, job: Job) -> str:
     """
     if job.http_url is None or not job.http_url.host:
         return "the job has no address yet"
-    headers, known = {}, known_credentials(flow, job)
-    if needs_login(job):  # there is one header, and the platform is asked first
-        headers["Authorization"] = f"Bearer {await flow.client.config.token()}"
-    elif known:
-        headers["Authorization"] = aiohttp.BasicAuth(known.name, known.password, "utf-8").encode()
+    headers = await authorization(flow, job)
     url = f"{address(job)}/api/2.0/mlflow/experiments/search?max_results=1"
     try:
         async with (
@@ -172,6 +178,12 @@ def describe(flow: Flow, job: Job) -> str:
         f"      {inspected_uri(flow, job)}",
     ]
     return "\n".join(lines)
+
+
+def internal_uri(job: Job) -> str:
+    """Return the server's address inside of the cluster, which needs no token."""
+    port = job.container.http.port if job.container.http else ""
+    return f"http://{job.internal_hostname_named or job.internal_hostname}:{port}{prefix(job)}"
 
 
 def inspected_uri(flow: Flow, job: Job) -> str:

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from settings.action import PROGRAM
-from settings.values import OF_THE_ACTION
+from settings.values import OF_A_DEPLOYMENT, OF_THE_ACTION
 
 
 def escaped(text: str) -> str:
@@ -71,12 +71,12 @@ def parse_dry_run(line: str) -> Submission:
     raise ValueError(f"no image in {line[:80]!r}")
 
 
-def inputs(submission: Submission) -> dict[str, str]:
+def inputs(submission: Submission, variables: dict[str, str] = OF_THE_ACTION) -> dict[str, str]:
     """Return the action's inputs as they were evaluated, by name."""
     env, options = submission.env, submission.options
     return {
-        **{name: env.get(variable, "") for variable, name in OF_THE_ACTION.items()},
-        "envs": json.dumps({name: text for name, text in env.items() if name not in OF_THE_ACTION}),
+        **{name: env.get(variable, "") for variable, name in variables.items()},
+        "envs": json.dumps({name: text for name, text in env.items() if name not in variables}),
         "volumes": json.dumps(submission.volumes),
         "http_auth": str("no-http-auth" not in options),
         "life_span": options.get("life-span", ""),
@@ -86,3 +86,8 @@ def inputs(submission: Submission) -> dict[str, str]:
         "restart": options.get("restart", "never"),
         "browse": str("browse" in options),
     }
+
+
+def inputs_of_deployment(submission: Submission) -> dict[str, str]:
+    """Return the inputs of deploy.yaml as they were evaluated, by name."""
+    return inputs(submission, OF_A_DEPLOYMENT)

@@ -150,6 +150,16 @@ class Flow:
                 return job
         return None
 
+    async def models(self, suffix: str = "", *, ended: bool = False) -> list[Job]:
+        """Return the active jobs that serve models, the newest first, or with `ended` those that have ended.
+
+        With a `suffix` only those that neuro-flow finds by it.
+        """
+        statuses = apolo_sdk.JobStatus.finished_items() if ended else apolo_sdk.JobStatus.active_items()
+        mine = tags(self.settings.deploy_job) | ({f"multi:{suffix}"} if suffix else set())
+        async with self.jobs(tags=mine, statuses=statuses, reverse=True) as listed:
+            return [job async for job in listed]
+
     async def neuro_flow(self, *words: str) -> str:
         """Run a neuro-flow command and return what it printed, as `neuro_flow.neuro_flow` does."""
         return await neuro_flow.neuro_flow(self.settings, self.login, *words)

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import yaml
 
-ACTION = "action.yaml"
+ACTION, DEPLOY = "action.yaml", "deploy.yaml"
+"""The two actions: the server, and a model that is served."""
 CODE = ("code", "code_more")
 """The inputs that are no settings: they carry the server's program."""
 PROGRAM, PROGRAM_MORE = "MLFLOW_ACTION_CODE", "MLFLOW_ACTION_CODE_MORE"
 """The variables in which a program travels into a job."""
-RENDERED = Path(".mlflow/action.yaml")
-"""The copy that live.yaml calls as `ws:.mlflow/action.yaml`, relative to the workspace."""
+RENDERED, RENDERED_DEPLOY = Path(".mlflow/action.yaml"), Path(".mlflow/deploy.yaml")
+"""The copies that live.yaml calls as `ws:.mlflow/action.yaml` and so on, relative to the workspace."""
 
 _EXPRESSION = re.compile(r"""\$\{\{(?:"[^"]*"|'[^']*'|(?!\}\}).)*\}\}""", re.DOTALL)
 _INPUT = re.compile(r"""("[^"]*"|'[^']*')|\binputs\.([A-Za-z_][A-Za-z_0-9]*)""")
@@ -139,25 +140,31 @@ def render(text: str, overrides: dict[str, str]) -> str:
     return text
 
 
-def write_rendered(text: str, overrides: dict[str, str]) -> Path:
-    """Write the rendered action and return its path.
+def write_all(texts: dict[Path, tuple[str, dict[str, str]]]) -> None:
+    """Write rendered actions: to each path a text, with what is to be replaced in it."""
+    for path, (text, overrides) in texts.items():
+        write_rendered(text, overrides, path)
+
+
+def write_rendered(text: str, overrides: dict[str, str], path: Path = RENDERED) -> Path:
+    """Write a rendered action and return its path.
 
     The file is for its owner only, and a reader or a crash never sees half of it.
     """
-    replace_rendered(render(text, overrides).encode())
-    return RENDERED
+    replace_rendered(render(text, overrides).encode(), path)
+    return path
 
 
-def replace_rendered(data: bytes) -> None:
+def replace_rendered(data: bytes, path: Path = RENDERED) -> None:
     """Put a rendered action in the place of the one that is there."""
-    RENDERED.parent.mkdir(exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=RENDERED.parent, prefix=".action.")  # mode 0600
+    path.parent.mkdir(exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".action.")  # mode 0600
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(RENDERED)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

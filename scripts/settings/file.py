@@ -16,6 +16,8 @@ from settings.action import compose
 from settings.variables import near
 
 SETTINGS_FILE = Path("mlflow.yaml")
+JSON = ("volumes", "envs", "deploy_volumes", "deploy_envs")
+"""The settings that may be written as a list or a mapping."""
 
 
 def substitute(text: str) -> str:
@@ -127,7 +129,7 @@ def _value(
         problems.append(Problem(f"{name} is not a setting", fix, source))
         return None
     native = isinstance(node, yaml.CollectionNode)
-    if native and name not in ("volumes", "envs"):
+    if native and name not in JSON:
         problems.append(Problem(f"{name} is not a single value", "write it as one value", source))
         return None
     try:

@@ -1,7 +1,8 @@
 """All settings in one typed record: what each is, and which layer said so.
 
-A setting is an input of `action.yaml` or one of the toolkit's own three. The layers, the later wins: default,
-`args` in live.yaml (inputs only; neuro-flow evaluates them), `mlflow.yaml`, environment, make command line.
+A setting is an input of `action.yaml`, one of `deploy.yaml` with `deploy_` before its name, or one of the
+toolkit's own three. The layers, the later wins: default, `args` in live.yaml (inputs only; neuro-flow
+evaluates them), `mlflow.yaml`, environment, make command line.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
 
 from common.console import Failure, Problem, parse_duration
-from settings.action import ACTION, Input, find, read_inputs
+from settings.action import ACTION, DEPLOY, RENDERED, RENDERED_DEPLOY, Input, find, read_inputs
 from settings.file import SETTINGS_FILE, pairs, read_settings, read_yaml
-from settings.live import flow_dir, live_file, server_job, server_jobs
+from settings.live import CALL, MODEL_CALL, flow_dir, live_file, model_job, server_job, server_jobs
 from settings.variables import command_line, misspelt, near, stray
 
 TOOLKIT_DIR = Path(__file__).parents[1]
@@ -30,6 +31,11 @@ TOOLKIT = {
     "timeout": Input("timeout", "How long to wait for the server or its end: `10m`, `90s`, `90`.", "10m", 0),
 }
 """The settings that are not inputs of the action."""
+
+OF_A_MODEL = ("model", "tracking_uri", "follow")
+"""The inputs of deploy.yaml that are no settings: they differ with each model that is deployed."""
+OF_DEPLOYMENTS = "deploy_"
+"""What the names of the others begin with here."""
 
 DEFAULT, LIVE, FILE, ENVIRONMENT, MAKE = "default", "live.yaml", "mlflow.yaml", "environment", "make"
 
@@ -60,6 +66,11 @@ class Settings:
     flow_dir: Path
     job: str
     """The id in live.yaml of the server's job."""
+    deploy: dict[str, Setting]
+    """The settings of models that are served, their names with `deploy_`."""
+    deploy_text: str
+    deploy_job: str
+    """The id in live.yaml of the job that serves models."""
     problems: list[Problem] = field(default_factory=list)
     target: str = ""
     """The target that they were read for, such as `up`."""
@@ -67,12 +78,29 @@ class Settings:
     @property
     def all(self) -> dict[str, Setting]:
         """Inputs and the toolkit's own, in the order to show them in."""
-        return {**self.inputs, **self.toolkit}
+        return {**self.inputs, **self.deploy, **self.toolkit}
 
     @property
     def overrides(self) -> dict[str, str]:
         """The inputs that a layer above live.yaml sets: what rendering has to write into the action."""
         return {s.name: s.value for s in self.inputs.values() if s.layer in (FILE, ENVIRONMENT, MAKE)}
+
+    @property
+    def deploy_overrides(self) -> dict[str, str]:
+        """The same for deploy.yaml, with the names that its inputs have there."""
+        over = [s for s in self.deploy.values() if s.layer in (FILE, ENVIRONMENT, MAKE)]
+        return {s.name.removeprefix(OF_DEPLOYMENTS): s.value for s in over}
+
+    def texts(self, model: dict[str, str] | None = None) -> dict[Path, tuple[str, dict[str, str]]]:
+        """Return what is rendered: by its path each action's text, and what is to be replaced in it.
+
+        `model` has further inputs of deploy.yaml.
+        """
+        deploy = {**self.deploy_overrides, **(model or {})}
+        return {
+            RENDERED_DEPLOY: (self.deploy_text, deploy),
+            RENDERED: (self.action_text, self.overrides),
+        }
 
     @property
     def platform(self) -> str:
@@ -111,8 +139,10 @@ def redact(value: str) -> str:
 
 
 def _live_args(
-    root: yaml.Node | None, job: str, path: Path | None, inputs: dict[str, Input], problems: list[Problem]
+    root: yaml.Node | None, call: str, path: Path | None, inputs: dict[str, Input], problems: list[Problem]
 ) -> dict[str, Setting]:
+    """Return what the `args` of the job that calls a rendered action say, by the names of its inputs."""
+    job = server_job(root) if call == CALL else model_job(root)
     args = find(root, "jobs", job, "args")
     found = {}
     for key, node, _ in pairs(args) if isinstance(args, yaml.MappingNode) else ():
@@ -120,7 +150,7 @@ def _live_args(
         if name in inputs:
             if isinstance(node, yaml.ScalarNode):
                 found[name] = Setting(name, node.value, LIVE, source)
-        elif job in server_jobs(root):  # else its args are another action's
+        elif job in server_jobs(root, call):  # else its args are another action's
             meant = near(name, inputs)
             fix = f"did you mean {meant}?" if meant else f"the inputs are {', '.join(inputs)}"
             problems.append(Problem(f"{name} is no input of the action", fix, source))
@@ -156,31 +186,52 @@ def _read_environment(known: dict[str, Input], problems: list[Problem]) -> dict[
     return found
 
 
+def _action_file(name: str) -> tuple[Path, str]:
+    """Return the path of one of the actions, and how it is named to the user.
+
+    Raises:
+        Failure: it is missing.
+    """
+    path = next((p for p in (TOOLKIT_DIR / name, TOOLKIT_DIR.parent / name) if p.exists()), None)
+    if path is None:
+        raise Failure(
+            Problem(f"{name} is missing", "restore it from the toolkit", str(TOOLKIT_DIR.parent / name))
+        )
+    below = path.absolute().is_relative_to(Path.cwd())
+    return path, str(path.absolute().relative_to(Path.cwd()) if below else name)
+
+
+def deploy_settings(text: str) -> dict[str, Input]:
+    """Return the settings that the text of deploy.yaml has, by their names here."""
+    found = {}
+    for name, entry in read_inputs(text).items():
+        if name not in OF_A_MODEL:
+            found[OF_DEPLOYMENTS + name] = replace(entry, name=OF_DEPLOYMENTS + name)
+    return found
+
+
 def load(target: str = "") -> Settings:
     """Read every layer of the workspace that is the current folder.
 
     With the name of a target, such as `up`, a variable that this one would ignore is a problem as well.
 
     Raises:
-        Failure: there is no action.yaml to take the settings' names from.
+        Failure: there is no action.yaml or deploy.yaml to take the settings' names from.
     """
     problems = [*stray(target)] if target else []
-    action_file = next((p for p in (TOOLKIT_DIR / ACTION, TOOLKIT_DIR.parent / ACTION) if p.exists()), None)
-    if action_file is None:
-        raise Failure(
-            Problem(f"{ACTION} is missing", "restore it from the toolkit", str(TOOLKIT_DIR.parent / ACTION))
-        )
-    below = action_file.absolute().is_relative_to(Path.cwd())
-    shown = action_file.absolute().relative_to(Path.cwd()) if below else ACTION
-    action_text = action_file.read_text(encoding="utf-8")
-    inputs = read_inputs(action_text)
-    known = {**inputs, **TOOLKIT}
+    (action_file, shown), (deploy_file, deploy_shown) = _action_file(ACTION), _action_file(DEPLOY)
+    action_text, deploy_text = (file.read_text(encoding="utf-8") for file in (action_file, deploy_file))
+    inputs, deploy = read_inputs(action_text), deploy_settings(deploy_text)
+    known = {**inputs, **deploy, **TOOLKIT}
     folder = flow_dir()
     live = live_file(folder)
     flow = read_yaml(live, problems) if live else None
-    job = server_job(flow)
+    model_args = _live_args(flow, MODEL_CALL, live, read_inputs(deploy_text), problems)
     layers = [
-        _live_args(flow, job, live, inputs, problems),
+        {
+            **_live_args(flow, CALL, live, inputs, problems),
+            **{n: replace(s, name=n) for k, s in model_args.items() if (n := OF_DEPLOYMENTS + k) in deploy},
+        },
         {
             name: Setting(name, value, FILE, source)
             for name, (value, source) in read_settings(known, problems).items()
@@ -189,7 +240,8 @@ def load(target: str = "") -> Settings:
     ]
     merged: dict[str, Setting] = {}
     for name, entry in known.items():
-        source = f"{shown}:{entry.line}" if name in inputs else "default"
+        file = shown if name in inputs else deploy_shown
+        source = "default" if name in TOOLKIT else f"{file}:{entry.line}"
         setting = Setting(name, entry.default or "", DEFAULT, source)
         for layer in layers:
             if name in layer:
@@ -201,7 +253,10 @@ def load(target: str = "") -> Settings:
         {name: merged[name] for name in TOOLKIT},
         action_text,
         folder,
-        job,
+        server_job(flow),
+        {name: merged[name] for name in deploy},
+        deploy_text,
+        model_job(flow),
         problems,
         target,
     )

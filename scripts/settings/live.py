@@ -7,14 +7,14 @@ from pathlib import Path
 
 import yaml
 
-from settings.action import RENDERED, entries, find
+from settings.action import RENDERED, RENDERED_DEPLOY, entries, find
 
-JOB = "mlflow_server"
-"""What the server's job is called where nobody has chosen another id for it."""
+JOB, MODEL_JOB = "mlflow_server", "mlflow_model"
+"""What the jobs of the server and of models are called where nobody has chosen other ids for them."""
 PROJECT_TAG = "platform-project:${{ project.project_name }}"
 """A tag by which jobs of copies of one flow differ: neuro-flow puts it on all of them, and looks for it."""
-CALL = f"ws:{RENDERED}"
-"""What the `action:` of the server's job says; neuro-flow takes it without `.yaml`, too."""
+CALL, MODEL_CALL = f"ws:{RENDERED}", f"ws:{RENDERED_DEPLOY}"
+"""What the `action:` of these jobs says; neuro-flow takes it without `.yaml`, too."""
 
 
 def flow_dir() -> Path:
@@ -54,12 +54,18 @@ def action_jobs(root: yaml.Node | None) -> list[ActionJob]:
     return found
 
 
-def server_jobs(root: yaml.Node | None) -> list[str]:
+def server_jobs(root: yaml.Node | None, call: str = CALL) -> list[str]:
     """Return the ids of the jobs that call the rendered action."""
-    return [job.name for job in action_jobs(root) if job.action in (CALL, CALL.removesuffix(".yaml"))]
+    return [job.name for job in action_jobs(root) if job.action in (call, call.removesuffix(".yaml"))]
 
 
 def server_job(root: yaml.Node | None) -> str:
     """Return the id of the server's job: the one that calls the rendered action, whatever it is called."""
     callers = server_jobs(root)
     return JOB if JOB in callers or not callers else callers[0]
+
+
+def model_job(root: yaml.Node | None) -> str:
+    """Return the id of the job that serves models: the one that calls that rendered action."""
+    callers = server_jobs(root, MODEL_CALL)
+    return MODEL_JOB if MODEL_JOB in callers or not callers else callers[0]

@@ -20,7 +20,7 @@ def problems(settings: Settings) -> list[Problem]:
     found += [*_project_problems(settings), *_place_problems(settings)]
     plain = [setting for setting in settings.all.values() if not is_expression(setting)]
     wrong = [problem for setting in plain if (problem := value_problem(setting, setting.value))]
-    if not wrong and len(plain) == len(settings.all):
+    if not wrong and not any(map(is_expression, settings.inputs.values())):
         found += relation_problems(settings, {name: s.value for name, s in settings.inputs.items()})
     return found + wrong
 

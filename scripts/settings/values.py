@@ -28,6 +28,17 @@ OF_THE_ACTION = {
 }
 """The variables through which the action hands its inputs to the server; `envs` has all others."""
 
+OF_A_DEPLOYMENT = {
+    "MLFLOW_TRACKING_URI": "tracking_uri",
+    "MLFLOW_DEPLOY_MODEL": "model",
+    "MLFLOW_DEPLOY_FOLLOW": "follow",
+    "MLFLOW_DEPLOY_ENV_MANAGER": "env_manager",
+    "MLFLOW_DEPLOY_CACHE": "cache",
+    "MLFLOW_DEPLOY_WORKERS": "workers",
+    "MLFLOW_DEPLOY_PORT": "port",
+}
+"""The same for deploy.yaml."""
+
 _TAKEN_OPTIONS = {
     "--host": "the action binds the server to where the platform reaches it",
     "-h": "the action binds the server to where the platform reaches it",
@@ -55,9 +66,10 @@ CHOICES = {
     "mode": ("server", "ui"),
     "restart": ("never", "on-failure", "always"),
     "platform": ("neuro", "local"),
+    "deploy_env_manager": ("uv", "local"),
 }
 """Settings with a few possible values; `mode` in any letter case."""
-TRUTH = ("http_auth", "browse")
+TRUTH = ("http_auth", "browse", "deploy_http_auth")
 """Settings that are a truth value, in the words of `variables`."""
 
 
@@ -111,7 +123,7 @@ def _volumes(value: str) -> str:
     return f"mount only one volume at {twice}" if twice else ""
 
 
-def _envs(value: str) -> str:
+def _envs(value: str, taken: dict[str, str] = OF_THE_ACTION, prefix: str = "") -> str:
     example = '{"NAME": "value"}'
     try:
         found = json.loads(value, object_pairs_hook=lambda pairs: pairs)
@@ -127,8 +139,8 @@ def _envs(value: str) -> str:
             return f"{name!r} is no name for a variable: use letters, digits and _"
         if names.count(name) > 1:
             return f"give {name} once"
-        if name in OF_THE_ACTION:
-            return f"set {OF_THE_ACTION[name]} instead of {name}"
+        if name in taken:
+            return f"set {prefix}{taken[name]} instead of {name}"
         if name.startswith(PROGRAM):
             return f"take another name than {name}, in which the job's program travels"
     return ""
@@ -247,11 +259,18 @@ CHECKS: dict[str, Callable[[str], str]] = {
     ),
     "restart": _exactly(*CHOICES["restart"]),
     "platform": _exactly(*CHOICES["platform"]),
+    "deploy_env_manager": _exactly(*CHOICES["deploy_env_manager"]),
+    "deploy_cache": lambda value: (
+        "" if not value or value.startswith("/") else "write the whole path, from / on"
+    ),
+    "deploy_workers": lambda value: "" if re.fullmatch("[1-9][0-9]?", value) else "use a number from 1 to 99",
+    "deploy_envs": lambda value: _envs(value, OF_A_DEPLOYMENT, "deploy_"),
     "timeout": lambda value: (
         "" if re.fullmatch("0*[1-9][0-9]*", value) else _at_least(1, "use a duration like 10m or 90s")(value)
     ),
 }
 """Each returns the fix for a value, or an empty string where nothing is wrong with it alone."""
+CHECKS |= {f"deploy_{name}": CHECKS[name] for name in ("http_auth", "port", "life_span", "image", "volumes")}
 
 
 @dataclass(frozen=True)
@@ -288,7 +307,7 @@ def sqlite_path(uri: str) -> str:
 
 def secret_references(values: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Yield the setting and the reference, such as `secret:NAME`, of each secret that is referred to."""
-    texts = [("backend_store_uri", values["backend_store_uri"])]
+    texts = [("backend_store_uri", values.get("backend_store_uri", ""))]
     texts += [("envs", text) for text in json.loads(values["envs"]).values()]
     texts += [("volumes", reference) for reference in json.loads(values["volumes"])]
     for setting, text in texts:

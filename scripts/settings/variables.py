@@ -19,8 +19,10 @@ STORE = ("up", "restart", "backup", "restore", "upgrade", "gc")
 OF_TARGETS: dict[str, tuple[str, ...]] = {
     "BY": ("extend",),
     "DIR": ("install",),
+    "FOLLOW": ("deploy",),
     "FROM": ("restore", "update"),
     "INTO": ("install",),
+    "MODEL": ("deploy", "undeploy"),
     "OLDER_THAN": ("gc",),
     "TAKE_OVER": ("install",),
     "TO": ("backup",),

@@ -139,7 +139,8 @@ class Platform(Clone):
         """Make a flow in a folder of its own, with a storage folder of its own for the volume."""
         folder = self.path / "flows" / name
         (folder / ".neuro").mkdir(parents=True)
-        shutil.copy(ROOT / "action.yaml", folder)
+        for action in ("action.yaml", "deploy.yaml"):
+            shutil.copy(ROOT / action, folder)
         text = text.replace("remote: storage:mlflow\n", f"remote: storage:{name}\n")
         (folder / ".neuro/live.yaml").write_text(text, encoding="utf-8")
         for storage in (name, "mlflow", "datasets"):
@@ -171,9 +172,9 @@ class Flow:
         assert done.returncode == code, done.stdout[-3000:]
         return done.stdout
 
-    def evaluate(self, job: str = "mlflow_server") -> Evaluated:
-        """Return the job as neuro-flow would start it."""
-        printed = self.neuro_flow("run", "--dry-run", job)
+    def evaluate(self, *job: str) -> Evaluated:
+        """Return the job, the server's or what the words name, as neuro-flow would start it."""
+        printed = self.neuro_flow("run", "--dry-run", *(job or ["mlflow_server"]))
         return Evaluated.parse(printed[printed.index("apolo run ") :])
 
     def host(self, job: str) -> str:

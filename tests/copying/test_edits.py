@@ -74,8 +74,8 @@ def test_a_flow_gets_our_parts_and_loses_them_again(text: str) -> None:
     new, pieces = edits.add_to_flow(text)
     loaded = yaml.safe_load(new)
     before = yaml.safe_load(text)
-    for section, (name, content) in edits.ADDED.items():
-        assert loaded[section].pop(name) == content
+    for section, added in edits.ADDED.items():
+        assert {name: loaded[section].pop(name) for name in added} == added
         assert loaded.pop(section) == ((before or {}).pop(section, None) or {})
     assert loaded == before
     assert is_subsequence(text, new)
@@ -132,19 +132,43 @@ def test_a_job_that_was_edited_stays_with_its_volume(text: str) -> None:
     edited = new.replace("/artifacts", "/elsewhere")
     edited = edited.replace("kind: live", "kind: live\ntitle: mlflow_server and mlflow")
     got, stayed = edits.take_out_of_flow(edited, pieces)
-    assert (got, list(stayed)) == (edited, ["mlflow_server", "mlflow"])
+    inline = ["mlflow_model", "mlflow_models"] if "{" in text else []  # all of a section in one line
+    assert sorted(stayed) == sorted(["mlflow_server", "mlflow", *inline])
+    flow = yaml.safe_load(got)
+    for section, added in edits.ADDED.items():
+        assert [name for name in flow[section] if name in added] == [name for name in added if name in stayed]
     for name, line in stayed.items():
-        assert f"{name}:" in edited.splitlines()[line - 1]
+        assert f"{name}" in got.splitlines()[line - 1]
+    for section in edits.ADDED:
+        for name in edits.ADDED[section].keys() & stayed.keys():
+            assert flow[section][name] == yaml.safe_load(edited)[section][name]
     without = edits.take_out_of_flow(new, pieces)[0]
     assert edits.take_out_of_flow(without, pieces) == (without, {})  # the user had done it already
 
 
 def test_what_a_flow_gets_is_what_the_example_has() -> None:
     example_flow = yaml.safe_load((ROOT / ".neuro/live.yaml").read_text(encoding="utf-8"))
-    assert example_flow["jobs"]["mlflow_server"] == edits.ADDED["jobs"][1]
-    assert example_flow["volumes"]["mlflow"]["mount"] == edits.ADDED["volumes"][1]["mount"]
+    for name, job in edits.ADDED["jobs"].items():
+        assert example_flow["jobs"][name] == job
+    for name, volume in edits.ADDED["volumes"].items():
+        assert example_flow["volumes"][name]["mount"] == volume["mount"]
     flow = compose(edits.add_to_flow(edits.NEW_FLOW)[0])
     assert find(flow, "jobs", "mlflow_server", "args") is not None
+
+
+def test_a_flow_of_an_older_copy_had_one_job_and_one_volume() -> None:
+    text = "kind: live\njobs:\n  a: {image: x}\n"
+    with pytest.MonkeyPatch.context() as patch:
+        older = {section: dict(list(added.items())[:1]) for section, added in edits.ADDED.items()}
+        patch.setattr(edits, "ADDED", older)
+        new, pieces = edits.add_to_flow(text)
+    assert edits.names_missing(new, pieces) == []
+    assert edits.take_out_of_flow(new, pieces) == (text, {})
+    with_model = new + "  mlflow_model:\n    action: ws:.mlflow/deploy.yaml\n    args: {}\n"
+    assert edits.take_out_of_flow(with_model, pieces) == (
+        text + "  mlflow_model:\n    action: ws:.mlflow/deploy.yaml\n    args: {}\n",
+        {},
+    )
 
 
 @given(st.text(st.sampled_from("ab \\#\t\r\n"), max_size=12))

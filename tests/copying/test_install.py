@@ -35,6 +35,7 @@ def test_there_and_back(host: Host) -> None:
     for line in (
         "/.mlflow",
         "  mlflow_server:",
+        "  mlflow_model:",
         "  mlflow:",
         installation.include_line(Path("scripts/mlflow")),
     ):
@@ -45,7 +46,14 @@ def test_there_and_back(host: Host) -> None:
     record = json.loads((host.folder / "installed.json").read_text())
     assert record["version"] == (ROOT / "scripts/VERSION").read_text().strip()
     assert set(record["files"]) | {"installed.json"} == set(transaction.files_below(host.folder))
-    for name in ("action.yaml", "mlflow.mk", "requirements.lock", "local_platform/mlflow.lock", "LICENSE"):
+    for name in (
+        "action.yaml",
+        "deploy.yaml",
+        "mlflow.mk",
+        "requirements.lock",
+        "local_platform/mlflow.lock",
+        "LICENSE",
+    ):
         assert record["files"][name] == transaction.digest((host.folder / name).read_bytes())
     assert not (host.folder / "__init__.py").exists()  # scripts/mlflow would hide the package mlflow
     assert "$schema=scripts/mlflow/mlflow.schema.json" in (host.folder / "mlflow.example.yaml").read_text()

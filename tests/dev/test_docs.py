@@ -14,22 +14,29 @@ from settings import action
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "action.yaml").read_text(encoding="utf-8")
-ARGUMENTS = (ROOT / docs.ARGUMENTS).read_text(encoding="utf-8")
+DEPLOY = (ROOT / "deploy.yaml").read_text(encoding="utf-8")
+ARGUMENTS, DEPLOYMENTS = (
+    (ROOT / page).read_text(encoding="utf-8") for page in (docs.ARGUMENTS, docs.DEPLOYMENTS)
+)
 
 
-def test_every_input_has_a_section_with_an_example() -> None:
-    reference = docs.reference(TEXT)
-    sections = dict(re.findall(r"(?ms)^## `(\w+)`\n\n(.*?)(?=^## |\Z)", reference))
-    assert list(sections) == list(action.read_inputs(TEXT))
+@pytest.mark.parametrize(("text", "level", "page"), [(TEXT, "##", ARGUMENTS), (DEPLOY, "###", DEPLOYMENTS)])
+def test_every_input_has_a_section_with_an_example(text: str, level: str, page: str) -> None:
+    reference = docs.reference(text, level)
+    sections = dict(re.findall(rf"(?ms)^{level} `(\w+)`\n\n(.*?)(?=^{level} |\Z)", reference))
+    assert list(sections) == list(action.read_inputs(text))
     assert all("```yaml\n" in section for section in sections.values())
-    assert reference in ARGUMENTS
+    assert reference in page
 
 
-@pytest.mark.parametrize("name", docs.examples(TEXT))
-def test_an_example_names_inputs_only(name: str) -> None:
-    example = yaml.safe_load(docs.examples(TEXT)[name])
-    args = example["jobs"].get("mlflow_server", {}).get("args", {}) if "jobs" in example else example
-    assert set(args) <= set(action.read_inputs(TEXT))
+@pytest.mark.parametrize(
+    ("text", "name"), [(text, name) for text in (TEXT, DEPLOY) for name in docs.examples(text)]
+)
+def test_an_example_names_inputs_only(text: str, name: str) -> None:
+    example = yaml.safe_load(docs.examples(text)[name])
+    job = "mlflow_server" if text == TEXT else "mlflow_model"
+    args = example["jobs"].get(job, {}).get("args", {}) if "jobs" in example else example
+    assert set(args) <= set(action.read_inputs(text))
 
 
 @pytest.mark.parametrize(
@@ -62,8 +69,10 @@ def test_lint_fails_on_a_stale_reference_and_on_an_undefined_input(
 ) -> None:
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
     (tmp_path / "action.yaml").write_text(TEXT.replace("inputs.preset", "inputs.presets"), encoding="utf-8")
+    (tmp_path / "deploy.yaml").write_text(DEPLOY, encoding="utf-8")
     (tmp_path / "docs").mkdir()
-    (tmp_path / docs.SETTINGS).write_bytes((ROOT / docs.SETTINGS).read_bytes())
+    for page in (docs.SETTINGS, docs.DEPLOYMENTS):
+        (tmp_path / page).write_bytes((ROOT / page).read_bytes())
     (tmp_path / docs.ARGUMENTS).write_text(ARGUMENTS.replace("cpu-medium", "cpu-other"), encoding="utf-8")
     monkeypatch.setattr(docs, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["docs.py", "--check"])

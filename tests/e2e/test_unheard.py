@@ -36,6 +36,9 @@ TRIES = {
     "render": Try(),
     "check": Try(),
     "help": Try(),
+    "deployments": Try(),
+    "deploy": Try("MODEL=none", code=1),  # none is registered
+    "undeploy": Try("MODEL=none"),
     "gc": Try(once=True),
     "backup": Try("TO=runs.zip", once=True),
     "restore": Try("FROM=runs.zip MLFLOW_FORCE=yes", once=True),

@@ -14,7 +14,9 @@ from tests.conftest import ROOT
 
 def test_settings_are_the_inputs_and_the_toolkits_own(workspace: Path) -> None:
     names = list(action.read_inputs((ROOT / "action.yaml").read_text(encoding="utf-8")))
-    assert list(layers.load().all) == [*names, "platform", "flow_cli", "timeout"]
+    of_models = action.read_inputs((ROOT / "deploy.yaml").read_text(encoding="utf-8"))
+    deploy = [f"deploy_{name}" for name in of_models if name not in ("model", "tracking_uri", "follow")]
+    assert list(layers.load().all) == [*names, *deploy, "platform", "flow_cli", "timeout"]
 
 
 def test_the_later_layer_wins_and_each_value_has_its_source(

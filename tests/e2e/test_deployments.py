@@ -1,0 +1,180 @@
+"""Models that are served: from training in a job of the flow to predictions through the platform's proxy."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+
+import pytest
+
+from .conftest import Clone
+
+pytestmark = pytest.mark.e2e
+
+LOG = """
+import sys, mlflow
+
+class Model(mlflow.pyfunc.PythonModel):
+    def load_context(self, context):
+        if {broken}:
+            raise RuntimeError("no weights in the attic")
+
+    def predict(self, context, model_input: list[float]) -> list[float]:
+        return [{factor} * value for value in model_input]
+
+with mlflow.start_run():
+    mlflow.log_metric("loss", 0.25)
+    mlflow.pyfunc.log_model(
+        name="model", python_model=Model(), registered_model_name={name!r}, pip_requirements=["mlflow"],
+        input_example=None if {broken} else [1.0, 2.0],
+    )
+"""
+PREDICT = """
+import json, sys, mlflow, numpy
+model = mlflow.pyfunc.load_model(sys.argv[1])
+print(json.dumps(model.predict(numpy.array(json.loads(sys.argv[2])["inputs"])).tolist()))
+"""
+
+
+@pytest.fixture(scope="module")
+def clone(served: Clone) -> Clone:
+    """A clone whose server has the model that the example's job has trained."""
+    flow = [f"{served.state}/bin/neuro-flow", "run", "train"]
+    subprocess.run(flow, cwd=served.path, env=served.env, capture_output=True, timeout=240, check=True)
+    return served
+
+
+def log(clone: Clone, name: str, factor: int = 1, *, broken: bool = False) -> None:
+    """Register a version of a model that multiplies, or of one that cannot be loaded."""
+    code = LOG.format(name=name, factor=factor, broken=broken)
+    clone.python(code, MLFLOW_TRACKING_URI=clone.up())
+
+
+def curl(clone: Clone, out: str) -> object:
+    """Run the command that was printed, in a shell, and return the predictions."""
+    line = re.search(r"(?m)^  try +(curl .*)$", out)
+    assert line, out
+    run = subprocess.run(
+        ["bash", "-c", line[1]], env=clone.env, cwd=clone.path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)["predictions"]
+
+
+def address(out: str) -> str:
+    """Return the address that was printed."""
+    return out.splitlines()[0].rpartition(" ")[2]
+
+
+def ask(url: str, value: float) -> tuple[int, str]:
+    """Return status and answer of a prediction for one number."""
+    body = json.dumps({"inputs": [value]}).encode()
+    request = urllib.request.Request(f"{url}/invocations", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, ""
+
+
+def rows(clone: Clone) -> dict[str, list[str]]:
+    """Return what mlflow-deployments prints of each model."""
+    lines = clone.local("mlflow-deployments")[0].splitlines()
+    return {cells[0]: cells[1:] for line in lines[1:] if len(cells := re.split(r"  +", line)) > 5}
+
+
+def test_from_training_to_curl(clone: Clone) -> None:
+    assert "no model is served" in clone.local("mlflow-deployments")[0]
+    shown, err = clone.local("mlflow-deploy", "MODEL=iris", MLFLOW_DRY_RUN="yes")
+    assert "would serve: neuro-flow run mlflow_model --suffix iris" in shown
+    assert re.search(r"iris version 1 \(sklearn\), made .*, by run \w{32}: accuracy 0\.\d+", err)
+    out, _ = clone.local("mlflow-deploy", "MODEL=iris")
+    assert re.match(r"iris version 1 answers after \d+s: http://127\.0\.0\.1:\d+$", out.splitlines()[0])
+    body = re.search(r"-d '(.*?)' ", out)
+    assert body
+    expected = clone.python(PREDICT, "models:/iris/1", body[1], MLFLOW_TRACKING_URI=clone.up())
+    assert curl(clone, out) == json.loads(expected)
+    code = re.search(r"(?ms)^  python +(.*?)^  ends", out)
+    assert code
+    lines = "\n".join(line.strip() for line in code[1].splitlines())
+    assert json.loads(clone.python(lines).replace("'", '"'))["predictions"] == json.loads(expected)
+    ps = subprocess.check_output(
+        [f"{clone.state}/bin/neuro-flow", "ps"],
+        env={**clone.env, "COLUMNS": "200"},
+        cwd=clone.path,
+        text=True,
+    )
+    assert re.search(r"mlflow_model iris +│ running", ps)
+
+    again, _ = clone.local("mlflow-deploy", "MODEL=models:/iris/1")
+    assert "was served already, with these settings: nothing to change" in again
+    assert address(again) == address(out)
+    assert rows(clone)["iris"][:3] == ["1", "serving", address(out)]
+
+
+def test_what_the_registry_does_not_have(clone: Clone) -> None:
+    for model, said in (
+        ("none", "there is no model 'none'; the registry has iris"),
+        ("iris/7", "iris has no such version; its newest version is 1"),
+        ("iris@best", "iris has no alias 'best'; its newest version is 1"),
+        ("iris/Production", "no version of iris is in Production; name one: MODEL=iris/VERSION"),
+        ("a/b/c", "MODEL is 'a/b/c'; write MODEL=iris"),
+        ("", "MODEL is empty; say which"),
+    ):
+        _, err = clone.local("mlflow-deploy", f"MODEL={model}", code=1)
+        assert said in err
+    _, err = clone.local("mlflow-deploy", "MODEL=iris", "FOLLOW=yes", code=1)
+    assert "iris version 1 never moves; name an alias to follow: MODEL=iris@champion" in err
+    _, err = clone.local("mlflow-deploy", "MODEL=iris", "MLFLOW_DEPLOY_PRESET=huge", code=1)
+    assert re.search("make command line: preset is 'huge'; this cluster has ", err)
+
+
+def test_a_version_that_never_answers_leaves_the_old_one_and_a_good_one_takes_over(clone: Clone) -> None:
+    name = "Zwei mal größer"
+    log(clone, name, 2)
+    first, _ = clone.local("mlflow-deploy", f"MODEL={name}")
+    assert curl(clone, first) == [2.0, 4.0]
+    log(clone, name, broken=True)
+    _, err = clone.local("mlflow-deploy", f"MODEL={name}", code=1)
+    assert "no weights in the attic" in err
+    assert f"{name} version 2 never answered" in err
+    assert f"goes on as it was: {address(first)}" in err
+    assert ask(address(first), 4.0) == (200, '{"predictions": [8.0]}')
+    assert [cells[0] for model, cells in rows(clone).items() if model == name] == ["1"]
+
+    log(clone, name, 3)
+    assert rows(clone)[name][-1] == "3"
+    third, err = clone.local("mlflow-deploy", f"MODEL={name}", "MLFLOW_DEPLOY_HTTP_AUTH=yes")
+    assert "model: models:/Zwei mal größer/1 → models:/Zwei mal größer/3" in err
+    assert "http_auth: False → True" in err
+    assert re.search(r"version 3 has replaced job \S+; the address was away for [\d.]+ s", third)
+    assert address(third) == address(first)
+    assert ask(address(third), 4.0)[0] in (302, 401)
+    assert curl(clone, third) == [3.0, 6.0]
+    assert {model: cells[0] for model, cells in rows(clone).items()} == {"iris": "1", name: "3"}
+
+    _, err = clone.local("mlflow-undeploy", "MODEL=iris/2", code=1)
+    assert "serves iris version 1, not version 2" in err
+    out, _ = clone.local("mlflow-undeploy", f"MODEL={name}", MLFLOW_DRY_RUN="yes")
+    assert out.startswith("would stop: job ")
+    _, err = clone.local("mlflow-undeploy", f"MODEL={name}")
+    assert f"{name} version 3; the model stays in the registry" in err
+    assert list(rows(clone)) == ["iris"]
+    assert f"{name} is not served" in clone.local("mlflow-undeploy", f"MODEL={name}")[1]
+
+
+def test_when_the_platform_is_killed_the_same_again_serves_it(clone: Clone) -> None:
+    assert "iris" in rows(clone)
+    pid = json.loads((clone.state / "server.json").read_text())["pid"]
+    os.kill(pid, signal.SIGKILL)
+    clone.up()
+    out, _ = clone.local("mlflow-deployments")
+    assert "no model is served" in out
+    assert re.search(r"not served any more: iris: job \S+ cancelled PlatformStopped", out)
+    out, _ = clone.local("mlflow-deploy", "MODEL=iris")
+    assert len(curl(clone, out)) == 2  # type: ignore[arg-type]
