@@ -52,8 +52,12 @@ def store_defaults(uri: str, workers: int) -> dict[str, str]:
         return {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "5", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "40"}
     if store_path(uri):
         return {"MLFLOW_ALLOW_FILE_STORE": "true"}
-    overflow = max(80 // workers, 10) - 5  # PostgreSQL allows 100 connections, and MLflow keeps two pools
-    return {"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "5", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(overflow)}
+    most = max(80 // workers, 10)  # PostgreSQL allows 100 connections
+    kept = min(most // 2, 10)  # one for each thread, since to make one takes longer than most answers
+    return {
+        "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(kept),
+        "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(most - kept),
+    }
 
 
 def uvicorn_options() -> str:

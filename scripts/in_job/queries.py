@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing, suppress
 from typing import Any
 
-from in_job.sql import connect, table_names
+from in_job.sql import connected, table_names
 from in_job.sqlite import open_sqlite
+
+
+@functools.lru_cache(maxsize=None)
+def engine(uri: str) -> Any:
+    """Return what keeps one connection to a database server, for all of the statements that follow.
+
+    It is closed with the process, or before that has children which would share it, by `prepare_to_fork`.
+    """
+    create = importlib.import_module("sqlalchemy").create_engine
+    return create(uri, future=True, isolation_level="AUTOCOMMIT", pool_size=1, pool_pre_ping=True)
 
 
 def rows(uri: str, query: str) -> list[Any]:
@@ -18,7 +29,7 @@ def rows(uri: str, query: str) -> list[Any]:
         with suppress(sqlite3.OperationalError), closing(open_sqlite(uri)) as database:
             return list(database.execute(query))
         return []
-    with connect(uri) as session:
+    with connected(engine(uri)) as session:
         table = query.partition(" FROM ")[2].split()[0]
         return list(session.exec_driver_sql(query)) if table in table_names(session) else []
 
@@ -30,7 +41,7 @@ def change(uri: str, statement: str, values: Iterable[str]) -> None:
             for value in values:
                 database.execute(statement, {"value": value})
         return
-    with connect(uri) as session:
+    with connected(engine(uri)) as session:
         text = importlib.import_module("sqlalchemy").text(statement)
         for value in values:
             session.execute(text, {"value": value})

@@ -14,9 +14,18 @@ def connect(uri: str, isolation: str = "AUTOCOMMIT") -> Any:
     """Return a connection to a database through SQLAlchemy: a context manager."""
     alchemy = importlib.import_module("sqlalchemy")
     engine = alchemy.create_engine(uri, future=True, poolclass=alchemy.pool.NullPool)
+    return connected(engine).execution_options(isolation_level=isolation)
+
+
+def connected(engine: Any) -> Any:
+    """Return a connection of an engine.
+
+    Raises:
+        Problem: there is none.
+    """
     try:
-        return engine.connect().execution_options(isolation_level=isolation)
-    except alchemy.exc.DBAPIError as error:
+        return engine.connect()
+    except importlib.import_module("sqlalchemy").exc.DBAPIError as error:
         raise Problem(f"the {engine.dialect.name} database at {engine.url.host}: {error.orig}") from None
 
 

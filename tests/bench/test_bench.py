@@ -72,6 +72,8 @@ def test_every_cell_is_judged_against_the_older_mlflow(monkeypatch: pytest.Monke
     assert "| SQLite | log-batch | 1 | 2.00 | 0.50 | met |" in page
     assert "| SQLite | log-batch | 16 | 3.00 | 1.50 | **missed** |" in page
     assert "- log-batch, SQLite: the disk\n" in page
+    older = {**results(start("toolkit", 1), *samples), "version": "1.0.0"}  # before it was looked into
+    assert "the disk" not in report.page(older)
 
 
 def test_people_read_how_long_they_wait() -> None:
