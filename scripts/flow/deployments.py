@@ -115,11 +115,13 @@ async def started(flow: Flow, suffix: str, inputs: dict[str, str]) -> AsyncItera
     Raises:
         Failure: neuro-flow cannot submit it, or it ended at once.
     """
-    words = ("run", flow.settings.deploy_job, "--suffix", suffix)
+    job = flow.settings.deploy_job
+    words = ("run", job, "--suffix", suffix)
+    alone = {} if flow.settings.flow_cli else {"MLFLOW_HELD_JOB": job, **neuro_flow.amended("one_job")}
     running: asyncio.Task[str] | None = None
     try:
         async with neuro_flow.rendered(flow.settings, keep=True, model=inputs):
-            running = asyncio.create_task(neuro_flow.neuro_flow(flow.settings, flow.login, *words))
+            running = asyncio.create_task(neuro_flow.neuro_flow(flow.settings, flow.login, *words, **alone))
             while not (jobs := await flow.models(suffix)) and not running.done():
                 await asyncio.wait({running}, timeout=0.2)
         if not jobs:

@@ -93,7 +93,7 @@ async def rendered(
                     action.replace_rendered(data, path)
 
 
-def _amended(by: str) -> dict[str, str]:
+def amended(by: str) -> dict[str, str]:
     """Return the environment in which neuro-flow is amended by the `sitecustomize.py` of a folder here."""
     folder = str((TOOLKIT_DIR / "flow" / by).absolute())
     return {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}  # no litter in somebody's repository
@@ -106,7 +106,7 @@ async def evaluate(settings: Settings, login: Login, *words: str) -> Submission:
         Failure: the flow or the action cannot be evaluated.
     """
     words = words or (settings.job,)
-    output = await neuro_flow(settings, login, "run", "--dry-run", *words, **_amended("dry_run"))
+    output = await neuro_flow(settings, login, "run", "--dry-run", *words, **amended("dry_run"))
     line = output[output.index("apolo run ") :] if "apolo run " in output else output
     return parse_dry_run(line)
 
@@ -137,7 +137,7 @@ class HeldRun:
                 MLFLOW_HELD=str(self._folder),
                 MLFLOW_HELD_BY=str(os.getpid()),
                 MLFLOW_HELD_JOB=self._settings.job,
-                **_amended("one_job"),
+                **amended("one_job"),
             )
             await asyncio.sleep(0)  # lets the task start the process
 

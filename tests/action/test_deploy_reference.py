@@ -23,7 +23,7 @@ ENV = {
     "MLFLOW_DEPLOY_FOLLOW": "False",
     "MLFLOW_DEPLOY_ENV_MANAGER": "uv",
     "MLFLOW_DEPLOY_CACHE": "/mnt/models",
-    "MLFLOW_DEPLOY_WORKERS": "1",
+    "MLFLOW_DEPLOY_WORKERS": "2",
     "MLFLOW_DEPLOY_PORT": "8080",
 }
 OPTIONS = {
