@@ -30,7 +30,9 @@ def store(request: pytest.FixtureRequest, place: MakePlace, tmp_path: Path, temp
     if kind in ("postgresql", "mariadb"):
         database: Database = request.getfixturevalue(kind)
         name = f"mlflow_in_use_{next(NUMBERS)}"
-        database.execute(f"CREATE DATABASE {name}", *(["postgres"] if kind == "postgresql" else []))
+        # MariaDB's own default is latin1, of which a server warns
+        words = ("", "postgres") if kind == "postgresql" else (" CHARACTER SET utf8mb4",)
+        database.execute(f"CREATE DATABASE {name}{words[0]}", *words[1:])
         return place(uri=database.uri(name))
     made = place()
     if kind == "file":
