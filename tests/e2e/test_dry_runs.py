@@ -1,4 +1,4 @@
-"""MLFLOW_DRY_RUN=yes with every target that changes something: it shows what it would do, and no more."""
+"""MLFLOW_DRY_RUN=yes with every target: it shows what it would do, and no more."""
 
 from __future__ import annotations
 
@@ -20,8 +20,16 @@ from .conftest import Clone
 
 pytestmark = pytest.mark.e2e
 
-READ = {"status", "logs", "env", "config", "check", "help"}
-"""They change nothing anyway."""
+READ = {
+    "status": "serving",
+    "logs MLFLOW_FOLLOW=no": "Uvicorn",
+    "env": "export MLFLOW_TRACKING_URI=",
+    "config": "artifacts_destination",
+    "check": "",
+    "help": "mlflow-up",
+    "deployments": "no model is served",
+}
+"""They change nothing anyway, and say what they always do."""
 OTHERS = {"install", "update", "uninstall"}
 """Those in tests/copying do the same with them."""
 RUNNING = {
@@ -36,6 +44,8 @@ RUNNING = {
     "restore FROM=@ MLFLOW_FORCE=yes": "which    holds ",
     "upgrade": "schema   is up to date",
     "gc MLFLOW_FORCE=yes OLDER_THAN=0s": "deleted: 1 run, ",
+    "deploy MODEL=iris": "would serve: neuro-flow run mlflow_model --suffix iris",
+    "undeploy MODEL=iris": "",
 }
 """What each says while a server runs; `@` is the name of a backup on its volume."""
 STOPPED = {
@@ -50,18 +60,20 @@ NEW = {"up": "would start: neuro-flow run mlflow_server"}
 
 
 def test_every_target_is_tried() -> None:
-    tried = {words.split()[0] for table in (RUNNING, STOPPED, NEW) for words in table}
-    assert {f"mlflow-{name}" for name in tried | READ | OTHERS} == {name for name, _ in TARGETS}
+    tried = {words.split()[0] for table in (READ, RUNNING, STOPPED, NEW) for words in table}
+    assert {f"mlflow-{name}" for name in tried | OTHERS} == {name for name, _ in TARGETS}
 
 
 @pytest.fixture(scope="module")
 def clone(served: Clone) -> Iterator[Clone]:
-    """A clone with a server that has a run and a deleted one, and with a backup, which is here as well."""
+    """A clone whose server has a run, a deleted one, a model and a backup, which is here as well."""
     user = Users(served.state.with_name("local.lock"))  # the platform goes on without a job
     url = f"{served.up()}/api/2.0/mlflow"
     for name in ("kept", "deleted"):
         run = call(f"{url}/runs/create", "POST", {"experiment_id": "0", "run_name": name})["run"]["info"]
     call(f"{url}/runs/delete", "POST", {"run_id": run["run_id"]})
+    call(f"{url}/registered-models/create", "POST", {"name": "iris"})
+    call(f"{url}/model-versions/create", "POST", {"name": "iris", "source": "s3://none/model"})
     served.local("mlflow-backup", "TO=runs.zip")
     yield served
     user.close()
@@ -103,7 +115,7 @@ def check(clone: Clone, words: str, said: str) -> None:
     before = everything(clone)
     out, err = clone.local(f"mlflow-{target}", *more, "MLFLOW_DRY_RUN=yes")
     assert said in out
-    assert out == "" or target == "open" or "nothing has been changed: MLFLOW_DRY_RUN" in err
+    assert out == "" or target == "open" or words in READ or "nothing has been changed: MLFLOW_DRY_RUN" in err
     assert everything(clone) == before
 
 
@@ -119,9 +131,9 @@ def test_in_a_new_workspace(words: str, clone: Clone, tmp_path: Path) -> None:
         new.end()
 
 
-@pytest.mark.parametrize("words", RUNNING)
+@pytest.mark.parametrize("words", [*RUNNING, *READ])
 def test_while_a_server_runs(words: str, clone: Clone) -> None:
-    check(clone, words, RUNNING[words])
+    check(clone, words, (RUNNING | READ)[words])
 
 
 @pytest.mark.parametrize("words", STOPPED)
