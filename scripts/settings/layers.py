@@ -32,6 +32,8 @@ TOOLKIT = {
 }
 """The settings that are not inputs of the action."""
 
+OF_MODELS = ("deploy", "deployments", "undeploy")
+"""The targets for models that are served."""
 OF_A_MODEL = ("model", "tracking_uri", "follow")
 """The inputs of deploy.yaml that are no settings: they differ with each model that is deployed."""
 OF_DEPLOYMENTS = "deploy_"
@@ -69,6 +71,7 @@ class Settings:
     deploy: dict[str, Setting]
     """The settings of models that are served, their names with `deploy_`."""
     deploy_text: str
+    """Empty where deploy.yaml is missing."""
     deploy_job: str
     """The id in live.yaml of the job that serves models."""
     problems: list[Problem] = field(default_factory=list)
@@ -98,7 +101,7 @@ class Settings:
         """
         deploy = {**self.deploy_overrides, **(model or {})}
         return {
-            RENDERED_DEPLOY: (self.deploy_text, deploy),
+            **({RENDERED_DEPLOY: (self.deploy_text, deploy)} if self.deploy_text else {}),
             RENDERED: (self.action_text, self.overrides),
         }
 
@@ -150,7 +153,7 @@ def _live_args(
         if name in inputs:
             if isinstance(node, yaml.ScalarNode):
                 found[name] = Setting(name, node.value, LIVE, source)
-        elif job in server_jobs(root, call):  # else its args are another action's
+        elif inputs and job in server_jobs(root, call):  # else its args are another action's
             meant = near(name, inputs)
             fix = f"did you mean {meant}?" if meant else f"the inputs are {', '.join(inputs)}"
             problems.append(Problem(f"{name} is no input of the action", fix, source))
@@ -194,9 +197,8 @@ def _action_file(name: str) -> tuple[Path, str]:
     """
     path = next((p for p in (TOOLKIT_DIR / name, TOOLKIT_DIR.parent / name) if p.exists()), None)
     if path is None:
-        raise Failure(
-            Problem(f"{name} is missing", "restore it from the toolkit", str(TOOLKIT_DIR.parent / name))
-        )
+        fix = "copy it from the toolkit, or `make mlflow-update FROM=../toolkit` where it was installed"
+        raise Failure(Problem(f"{name} is missing", fix, str(TOOLKIT_DIR.parent / name)))
     below = path.absolute().is_relative_to(Path.cwd())
     return path, str(path.absolute().relative_to(Path.cwd()) if below else name)
 
@@ -215,12 +217,21 @@ def load(target: str = "") -> Settings:
 
     With the name of a target, such as `up`, a variable that this one would ignore is a problem as well.
 
+    Without deploy.yaml all but the targets for models work: neither the mlflow-update of 1.0.0 nor the line
+    to copy that its README had brings it.
+
     Raises:
-        Failure: there is no action.yaml or deploy.yaml to take the settings' names from.
+        Failure: there is no action.yaml, or no deploy.yaml where it is needed.
     """
     problems = [*stray(target)] if target else []
-    (action_file, shown), (deploy_file, deploy_shown) = _action_file(ACTION), _action_file(DEPLOY)
-    action_text, deploy_text = (file.read_text(encoding="utf-8") for file in (action_file, deploy_file))
+    action_file, shown = _action_file(ACTION)
+    action_text, deploy_text, deploy_shown = action_file.read_text(encoding="utf-8"), "", DEPLOY
+    try:
+        deploy_file, deploy_shown = _action_file(DEPLOY)
+        deploy_text = deploy_file.read_text(encoding="utf-8")
+    except Failure:
+        if target in OF_MODELS:
+            raise
     inputs, deploy = read_inputs(action_text), deploy_settings(deploy_text)
     known = {**inputs, **deploy, **TOOLKIT}
     folder = flow_dir()

@@ -97,8 +97,11 @@ def test_it_is_brought_to_this_version(copy: Copy) -> None:
     url = copy.up()
     assert call(f"{url}/api/2.0/mlflow/runs/get?run_id={run}")["run"]["info"]["run_id"] == run
     assert "serving" in copy.local("mlflow-status")[0]
+    _, err = copy.local("mlflow-deploy", "MODEL=iris", code=1)
+    assert "deploy.yaml is missing" in err  # which 1.0.0 does not know
     copy.local("mlflow-down")
-    copy.make("mlflow-update", f"FROM={copy.today}")  # notes that open.py has been merged
+    out, _ = copy.make("mlflow-update", f"FROM={copy.today}")  # notes that open.py has been merged, too
+    assert "write deploy.yaml" in out
     assert "nothing to do" in copy.make("mlflow-update", f"FROM={copy.today}")[1]
 
     _, err = copy.local("mlflow-uninstall")

@@ -34,17 +34,22 @@ def test_a_running_server_is_named_and_goes_on(tmp_path: Path) -> None:
 def test_copied_by_hand(tmp_path: Path) -> None:
     project = Project(tmp_path, "3 by hand", {})
     try:
-        words = ["cp", "-r", "Makefile", "scripts", "action.yaml", ".neuro", str(project.path)]
-        subprocess.run(words, cwd=project.toolkit, check=True)
+        words = ["cp", "-r", "Makefile", "scripts", "action.yaml", ".neuro"]  # as the README of 1.0.0 had it
+        subprocess.run([*words, str(project.path)], cwd=project.toolkit, check=True)
         project.set_up()
         out, _ = project.make("help")
         assert "make mlflow-up " in out
         log_run(project.up())
+        _, err = project.local("mlflow-deploy", "MODEL=iris", code=1)
+        assert f"{project.path}/deploy.yaml: deploy.yaml is missing; copy it from the toolkit" in err
+        shutil.copy(project.toolkit / "deploy.yaml", project.path)
+        _, err = project.local("mlflow-deploy", "MODEL=iris", code=1)
+        assert "there is no model 'iris'" in err
         project.local("mlflow-down")
         _, err = project.make("mlflow-uninstall", code=1)
         assert "was not put here by mlflow-install" in err
         status = git(project.path, "status", "--porcelain").split()
-        assert sorted(status[1::2]) == [".neuro/", "Makefile", "action.yaml", "scripts/"]
+        assert sorted(status[1::2]) == [".neuro/", "Makefile", "action.yaml", "deploy.yaml", "scripts/"]
     finally:
         project.end()
 
