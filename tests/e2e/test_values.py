@@ -56,6 +56,7 @@ def submitted(patch: pytest.MonkeyPatch) -> dict[str, str]:
 @example(AWKWARD, "environment")
 @example(AWKWARD, "make")
 @example([text.replace("${", "$ {") for text in AWKWARD], "file")  # there ${ begins a reference
+@example(["\x85", "a\x85b", "\u2028\u2029"], "file")
 @hypothesis_settings(max_examples=6, suppress_health_check=list(HealthCheck))
 def test_any_text_reaches_the_job(served: Clone, texts: list[str], layer: str) -> None:
     envs = {f"V{number}": text for number, text in enumerate(texts)}
@@ -66,7 +67,9 @@ def test_any_text_reaches_the_job(served: Clone, texts: list[str], layer: str) -
         patch.setenv("MLFLOW_PLATFORM", "local")
         if layer == "file":
             assume(not any("${" in text for text in texts))
-            file.write_text(yaml.safe_dump({"envs": envs, "extra_params": texts[0]}, allow_unicode=True))
+            # Between single quotes PyYAML writes a U+0085 so that YAML folds it into a blank.
+            settings = {"envs": envs, "extra_params": texts[0]}
+            file.write_text(yaml.safe_dump(settings, allow_unicode=True, default_style='"'))
         else:
             for name, text in variables.items():
                 patch.setenv(name, text)
