@@ -9,7 +9,9 @@ from pathlib import Path
 
 from in_job import keys
 from in_job.counts import count
-from in_job.sql import transaction
+from in_job.location import sqlite_file
+from in_job.queries import rows
+from in_job.sql import drop_tables, transaction
 from in_job.sqlite import copy_sqlite, copy_to, open_sqlite
 from in_job.store import Store
 from in_job.tables import copy_tables
@@ -43,7 +45,7 @@ def collect(store: Store, work: Path) -> dict[str, Path]:
         return found
     uri = users_uri(store.uri)
     revision = users_revision(uri)
-    if revision:
+    if revision or (store.path and rows(uri, "SELECT id FROM users LIMIT 1")):  # one of before MLflow 3.6
         found[USERS] = work / USERS
         if store.path:
             copy_to(found[USERS], uri)
@@ -62,7 +64,14 @@ def tables(users: Path) -> list[str]:
 
 
 def put(store: Store, found: dict[str, Path]) -> None:
-    """Make the store have what `collect` has found in another one; what that had none of stays."""
+    """Make the store have what `collect` has found in another one; what that had none of stays.
+
+    Where clients reach the store's folder, nothing of it is put there.
+    """
+    if found and store.path and store.artifacts and keys.is_served(store.path, str(store.artifacts)):
+        say(f"WARNING: clients reach {store.path}, so keys and users stay in the backup only:")
+        say("`make mlflow-upgrade` moves the artifacts apart; then restore it once more")
+        return
     if KEYS in found:
         keys.write(store.uri, json.loads(found[KEYS].read_text("utf-8")))
     if USERS in found:
@@ -72,13 +81,39 @@ def put(store: Store, found: dict[str, Path]) -> None:
             with closing(sqlite3.connect(found[USERS])) as copy, closing(open_sqlite(uri)) as database:
                 copy_sqlite(copy, database)
         else:
-            work = f"sqlite:///{found[USERS]}"
-            in_child(upgrade_users, work)
+            in_child(upgrade_users, f"sqlite:///{found[USERS]}")
             in_child(upgrade_users, uri)
-            with transaction(work, "SERIALIZABLE") as source, transaction(uri, "READ COMMITTED") as there:
-                copy_tables(source, there, tables(found[USERS]))
+            copy_users(found[USERS], uri)
     given = {name: value for name, value in store.env.items() if value}
     keys.hide_unreadable(store.uri, {**keys.read(store.uri), **given})
+
+
+def put_back(store: Store, found: dict[str, Path]) -> None:
+    """Make the store have what it had when `collect` found it, no more, and users in the tables of then."""
+    users = users_uri(store.uri)
+    if store.path:
+        if KEYS not in found:
+            keys.key_file(store.path).unlink(missing_ok=True)
+        if USERS not in found and kept_with(store.env, store.uri):
+            sqlite_file(users)[0].unlink(missing_ok=True)
+    if store.path or USERS not in found:
+        put(store, found)
+        return
+    revision = users_revision(f"sqlite:///{found[USERS]}")
+    if users_revision(users) != revision:
+        head = found[USERS].with_name("head.db")
+        head.unlink(missing_ok=True)
+        in_child(upgrade_users, f"sqlite:///{head}")
+        drop_tables(users, [*tables(head), *tables(found[USERS]), VERSION_TABLE])
+        in_child(upgrade_users, users, revision)
+    copy_users(found[USERS], users)
+    put(store, {name: file for name, file in found.items() if name != USERS})
+
+
+def copy_users(source: Path, uri: str) -> None:
+    """Replace the users in a database server by those in a SQLite file whose tables are the same."""
+    with transaction(f"sqlite:///{source}", "SERIALIZABLE") as old, transaction(uri, "READ COMMITTED") as new:
+        copy_tables(old, new, tables(source))
 
 
 def in_words(found: dict[str, Path]) -> str:

@@ -15,7 +15,7 @@ from in_job import sqlite
 from in_job.counts import count, in_words
 from in_job.location import sqlite_file
 from in_job.schema import create_schema
-from in_job.sql import table_names, transaction
+from in_job.sql import drop_tables, transaction
 from in_job.sqlite import copy_sqlite, copy_to, sqlite_damage, sqlite_revision
 from in_job.store import Store
 from in_job.tables import copy_tables, known_tables
@@ -128,10 +128,6 @@ def put_back(store: Store, database: Path, revision: str | None) -> None:
     if store.kind == "sqlite":
         put(store, database)
         return
-    names = [*known_tables(), "alembic_version"]
-    with transaction(store.uri, "READ COMMITTED") as session:
-        metadata = importlib.import_module("sqlalchemy").MetaData()
-        metadata.reflect(session, only=[table for table in table_names(session) if table in names])
-        metadata.drop_all(session)
+    drop_tables(store.uri, [*known_tables(), "alembic_version"])
     in_child(create_schema, store.uri, revision)
     put(store, database)

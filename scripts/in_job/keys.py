@@ -98,7 +98,7 @@ def keep(env: MutableMapping[str, str], uri: str, destination: str) -> None:
         return
     if not read(uri):
         write(uri, make(uri), replace=False)
-    kept = read(uri)
+    kept = opening(uri, read(uri), env)
     env.update({name: value for name, value in kept.items() if value and not env.get(name)})
     if not kept.get(GATEWAY, "") and not env.get(GATEWAY):
         say(
@@ -106,6 +106,38 @@ def keep(env: MutableMapping[str, str], uri: str, destination: str) -> None:
         )
         say("after `mlflow crypto rotate-kek`")
     hide_unreadable(uri, env)
+
+
+def opening(uri: str, kept: Keys, env: MutableMapping[str, str]) -> Keys:
+    """Return the keys of a store, with MLflow's constant for gateway secrets where that opens them.
+
+    A database from elsewhere may bring secrets which the store's own passphrase does not open.
+    """
+    found = rows(uri, "SELECT wrapped_dek, kek_version FROM secrets LIMIT 1")
+    if not found:
+        return kept
+    crypto: Any = importlib.import_module("mlflow.utils.crypto")
+    failed = importlib.import_module("mlflow.exceptions").MlflowException
+    constant = crypto.DEFAULT_KEK_PASSPHRASE
+
+    def opens(passphrase: str) -> bool:
+        try:
+            key = crypto.KEKManager(passphrase, found[0][1]).get_kek()
+            crypto.unwrap_dek(bytes(found[0][0]), key)
+        except failed:
+            return False
+        return True
+
+    given = env.get(GATEWAY, "")
+    if opens(given or kept.get(GATEWAY) or constant):
+        return kept
+    if kept.get(GATEWAY) and not given and opens(constant):
+        kept = {**kept, GATEWAY: ""}
+        write(uri, kept)
+        return kept
+    fix = f"set {GATEWAY} in envs to the one that they were made with"
+    say(f"WARNING: no passphrase at hand opens the gateway secrets: {fix}")
+    return kept
 
 
 def is_served(path: Path, destination: str) -> bool:

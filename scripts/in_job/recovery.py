@@ -8,11 +8,11 @@ from typing import Any
 
 from in_job.artifact_folder import MOVING, move_artifacts
 from in_job.backup_file import Backup
-from in_job.content import put_back
 from in_job.restore import put_all
 from in_job.schema import is_current
 from in_job.staging import drop_staged
 from in_job.store import Store
+from in_job.upgrade import put_back_all
 from in_job.words import Problem, explain, say
 
 
@@ -41,7 +41,7 @@ def recover(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any] 
         with tempfile.TemporaryDirectory(prefix="mlflow-recover-") as work:
             backup = Backup(folder / name, Path(work))
             if not restoring:
-                put_back(store, backup.database, backup.revision)
+                put_back_all(store, backup)
                 store.mark.clear()
                 return None
             backup.upgrade()

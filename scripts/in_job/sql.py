@@ -41,6 +41,14 @@ def transaction(uri: str, isolation: str) -> Iterator[Any]:
         yield session
 
 
+def drop_tables(uri: str, names: list[str]) -> None:
+    """Drop those of some tables that a database has; others that refer to them keep them all."""
+    with transaction(uri, "READ COMMITTED") as session:
+        metadata = importlib.import_module("sqlalchemy").MetaData()
+        metadata.reflect(session, only=[table for table in table_names(session) if table in names])
+        metadata.drop_all(session)
+
+
 def table_names(session: Any) -> list[str]:
     """Return the names of the tables that a connection sees."""
     return list(importlib.import_module("sqlalchemy").inspect(session).get_table_names())

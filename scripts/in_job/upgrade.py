@@ -119,6 +119,12 @@ def upgrade_file_store(store: Store, folder: Path, result: dict[str, Any]) -> di
     }
 
 
+def put_back_all(store: Store, backup: Backup) -> None:
+    """Make the store what it was when the backup was made, keys and users too."""
+    put_back(store, backup.database, backup.revision)
+    companions.put_back(store, backup.companions)
+
+
 def undo(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
     """Put back what there was before the upgrade whose result `task` is; not when it is in use since.
 
@@ -144,9 +150,9 @@ def undo(store: Store, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
             if store.mark.read() or store.revision() != backup.revision:
                 if not store.path:
                     store.mark.set("undo", task["backup"])
-                put_back(store, backup.database, backup.revision)
-                if backup.companions:
-                    companions.put(store, backup.companions)
+                put_back_all(store, backup)
+            else:
+                companions.put_back(store, backup.companions)
         store.mark.clear()
     if task["moved"] and (moving.is_dir() or moved.is_dir()):  # else it failed before anything was moved
         if not moving.is_dir():  # from here on it is a move that was interrupted, and can be finished

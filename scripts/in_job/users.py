@@ -14,6 +14,7 @@ import shlex
 import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 from in_job.installed import package
 from in_job.keys import require_database
@@ -21,6 +22,7 @@ from in_job.location import is_database, store_path
 from in_job.queries import change, rows
 from in_job.schema import is_current
 from in_job.sqlite import copy_to, save_backup
+from in_job.waiting import in_child
 from in_job.words import Problem, say
 
 CONFIG, PASSWORD = "MLFLOW_AUTH_CONFIG_PATH", "MLFLOW_AUTH_ADMIN_PASSWORD"
@@ -80,6 +82,8 @@ def prepare_users(env: MutableMapping[str, str], uri: str, destination: str) -> 
         section["database_uri"] = kept.replace("%", "%%")
         if kept.startswith("sqlite"):
             prepare_file(kept)
+        elif kept.startswith("mysql") and not is_current(users_revision(kept), "the users", REVISIONS):
+            in_child(upgrade_users, kept)
     else:
         say("the users are in a database of their own: backups do not have them")
     password = env.get(PASSWORD) or (env.get(CONFIG) and section.get("admin_password")) or ""
@@ -124,7 +128,19 @@ def drop_grants(env: MutableMapping[str, str], uri: str, experiments: list[str])
 
 
 def upgrade_users(uri: str, revision: str = "head") -> None:
-    """Create or upgrade the users' tables. Changes how everything logs, so it runs in a child."""
+    """Create or upgrade the users' tables. Changes how everything logs, so it runs in a child.
+
+    To MySQL the name of a foreign key is one of the database's, and MLflow gives one of them to two tables.
+    """
     logging.disable(logging.CRITICAL)
     engine = importlib.import_module("mlflow.store.db.utils").create_sqlalchemy_engine(uri)
+    alchemy = importlib.import_module("sqlalchemy")
+
+    def rename(table: Any, _connection: Any, **_: object) -> None:
+        for constraint in table.foreign_key_constraints:
+            if constraint.name == "fk_user_id":
+                constraint.name += f"_{table.name}"
+
+    if uri.startswith("mysql"):
+        alchemy.event.listen(alchemy.Table, "before_create", rename)
     importlib.import_module("mlflow.server.auth.db.utils").migrate(engine, revision)

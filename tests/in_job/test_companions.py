@@ -64,7 +64,7 @@ def check(server: Server, experiment: str) -> None:
 
 
 def test_they_outlive_a_restart_and_move_to_another_database(
-    place: MakePlace, start: StartServer, postgresql: Database, template: Path
+    place: MakePlace, start: StartServer, postgresql: Database, mariadb: Database, template: Path
 ) -> None:
     store = place(**BASIC)
     store.path.write_bytes(template.read_bytes())
@@ -94,23 +94,29 @@ def test_they_outlive_a_restart_and_move_to_another_database(
     assert stat.S_IMODE((store.backups / name).stat().st_mode) == 0o600
 
     postgresql.execute("CREATE DATABASE mlflow_moved TEMPLATE template0")
-    moved = place("moved", postgresql.uri("mlflow_moved"), **BASIC)
-    moved.backups.mkdir()
-    (moved.backups / name).write_bytes((store.backups / name).read_bytes())
-    restored = moved.start("restore", source=name, force=False, check=False)
-    assert restored.wait() == 0, restored.said
-    there = start(moved.destination, **moved.env).wait_until_up(401)
-    check(there, experiment)
-    there.stop()
+    mariadb.execute("CREATE DATABASE mlflow_moved CHARACTER SET utf8mb4")
+    last = store
+    for number, uri in enumerate((postgresql.uri("mlflow_moved"), mariadb.uri("mlflow_moved"))):
+        moved = place(f"moved {number}", uri, **BASIC)
+        moved.backups.mkdir()
+        (moved.backups / name).write_bytes((last.backups / name).read_bytes())
+        restored = moved.start("restore", source=name, force=False, check=False)
+        assert restored.wait() == 0, restored.said
+        there = start(moved.destination, **moved.env).wait_until_up(401)
+        check(there, experiment)
+        new = {"username": f"new {number}", "password": ANN[1]}
+        assert ask(there, ADMIN, "POST", "/users/create", new)[0] == 200
+        there.stop()
+        said += restored.said + there.log.read_text("utf-8")
+        name, last = moved.backup(), moved
     back = place("back", **BASIC)
-    other = moved.backup()
     back.backups.mkdir()
-    (back.backups / other).write_bytes((moved.backups / other).read_bytes())
-    back.restore(other)
-    sql = "SELECT username, password_hash, is_admin FROM users ORDER BY id"
+    (back.backups / name).write_bytes((last.backups / name).read_bytes())
+    back.restore(name)
+    sql = "SELECT username, password_hash, is_admin FROM users WHERE username NOT LIKE 'new%' ORDER BY id"
     assert query(back.path.with_name("mlflow.db.users"), sql) == query(users, sql)
     assert back.path.with_name(".mlflow.db.keys").read_text() == keys.read_text()
-    for one in (moved, back):  # what is removed for good leaves no permission behind
+    for one in (last, back):  # what is removed for good leaves no permission behind
         assert ("experiment", experiment) in granted(one)
         one.warm.python(DELETE, **one.env, EXPERIMENT=experiment)
         cleaned = one.start("gc", older_than=0, force=True)
@@ -119,7 +125,7 @@ def test_they_outlive_a_restart_and_move_to_another_database(
         left = str(int(experiment) + 1)
         assert granted(one) == [("experiment", left), ("scorer", f"{left}/polite")]
         said += cleaned.said
-    said += job.said + restored.said + there.log.read_text("utf-8")
+    said += job.said
     assert [secret for secret in secrets if secret in said] == []
 
 
@@ -176,6 +182,102 @@ def test_a_key_of_the_users_wins_and_a_lost_one_is_named(
         assert line in again.log.read_text("utf-8")
         assert sorted(hook["name"] for hook in again.ask("GET", "/webhooks")["webhooks"]) == names
         again.stop()
+
+
+GATEWAY = """
+import os
+from in_job import keys, queries
+from mlflow.utils import crypto
+uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
+words = os.environ["WORDS"]
+manager = crypto.KEKManager(words if words else crypto.DEFAULT_KEK_PASSPHRASE)
+sealed = crypto._encrypt_secret({"api_key": "x"}, manager, "s", "n")
+values = f"x'{sealed.encrypted_value.hex()}', x'{sealed.wrapped_dek.hex()}'"
+queries.change(uri, "DELETE FROM secrets", [""])
+insert = "INSERT INTO secrets (secret_id, secret_name, encrypted_value, wrapped_dek, kek_version, "
+insert += "masked_value, "
+insert += f"created_at, last_updated_at, workspace) VALUES ('s', 'n', {values}, 1, '***', 1, 1, 'default')"
+queries.change(uri, insert, [""])
+env = {keys.GATEWAY: os.environ["GIVEN"]} if os.environ["GIVEN"] else {}
+keys.keep(env, uri, "/nowhere")
+sealed = queries.rows(uri, "SELECT wrapped_dek FROM secrets")[0][0]
+try:
+    manager = crypto.KEKManager(env.get(keys.GATEWAY) or crypto.DEFAULT_KEK_PASSPHRASE)
+    crypto.unwrap_dek(sealed, manager.get_kek())
+    print("opened")
+except Exception:
+    print("lost")
+"""
+
+
+def test_users_have_tables_in_mysql(place: MakePlace, mariadb: Database) -> None:
+    """MLflow itself cannot make them there."""
+    mariadb.execute("CREATE DATABASE mlflow_users CHARACTER SET utf8mb4")
+    store = place(uri=mariadb.uri("mlflow_users"), **BASIC)
+    code = (
+        "import os; from in_job import users; users.prepare_users(os.environ, os.environ['URI'], '/nowhere')"
+    )
+    uri = store.uri.replace("mysql:", "mysql+pymysql:")
+    for _ in range(2):
+        store.warm.python(code, **store.env, URI=uri)
+    made = set(mariadb.execute("SHOW TABLES", "mlflow_users").split())
+    assert made >= {"users", "roles", "role_permissions", "registered_model_permissions"}
+    code = "import os; from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore as S; s = S()"
+    code += (
+        "; s.init_db(os.environ['URI']); s.create_user('ann', 'a long password'); print(s.has_user('ann'))"
+    )
+    assert store.warm.python(code, **store.env, URI=uri).endswith("True\n")
+
+
+def test_gateway_secrets_of_another_store_are_opened_by_what_they_were_made_with(
+    place: MakePlace, template: Path
+) -> None:
+    store = place()
+    store.path.write_bytes(template.read_bytes())
+    store.warm.python("from in_job import keys; keys.keep({}, " + f"{store.uri!r}, '/nowhere')")
+    keys = store.path.with_name(".mlflow.db.keys")
+    own = json.loads(keys.read_text())["MLFLOW_CRYPTO_KEK_PASSPHRASE"]
+    assert own
+    for words, given, ends, said in (
+        (own, "", "opened", ""),
+        ("another", "", "lost", "no passphrase at hand opens the gateway secrets"),
+        ("another", "another", "opened", ""),
+        ("", "another", "lost", "no passphrase at hand opens the gateway secrets"),
+        ("", "", "opened", "a passphrase that all MLflows share"),  # of a plain MLflow
+    ):
+        assert (json.loads(keys.read_text())["MLFLOW_CRYPTO_KEK_PASSPHRASE"]) == own
+        out = store.warm.python(GATEWAY, **store.env, WORDS=words, GIVEN=given)
+        assert out.splitlines()[-1] == ends
+        assert said in out
+        assert ("WARNING" in out) == (ends == "lost")
+
+
+def test_keys_are_put_where_no_client_reaches_them(place: MakePlace, template: Path) -> None:
+    first = place("first")
+    first.path.write_bytes(template.read_bytes())
+    keys = '{"MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": "of the first"}'
+    first.path.with_name(".mlflow.db.keys").write_text(keys)
+    name = first.backup()
+    among = place("among", destination=first.folder.with_name("among"))  # where all of the volume is served
+    (among.folder / "1").mkdir()
+    (among.folder / "1/file").write_bytes(b"x")
+    for force in (False, True):
+        among.backups.mkdir(exist_ok=True)
+        (among.backups / name).write_bytes((first.backups / name).read_bytes())
+        job = among.start("restore", source=name, force=force, check=False)
+        assert job.wait() == 0, job.said
+        there = among.path.with_name(".mlflow.db.keys")
+        assert there.exists() == force
+        if force:
+            assert there.read_text() == keys
+            break
+        assert "so keys and users stay in the backup only" in job.said
+        done = among.run("upgrade", check=False)
+        there.write_text(keys)  # as a server makes them, which then does not come up
+        among.run("undo", **done)
+        assert not there.exists()
+        assert (among.folder / "1/file").exists()
+        among.run("upgrade", check=False)
 
 
 @pytest.mark.parametrize(

@@ -299,11 +299,20 @@ def test_an_upgrade_of_mysql_that_is_killed_is_undone(
     assert look(store) == before
 
 
+USERS = """
+import os
+from in_job import location, queries, users, waiting
+uri = location.sql_uri(os.environ["MLFLOW_BACKEND_STORE_URI"])
+waiting.in_child(users.upgrade_users, uri, os.environ["REVISION"])
+if not queries.rows(uri, "SELECT id FROM users"):
+    insert = "INSERT INTO users (username, password_hash, is_admin) VALUES ('ann', :value, true)"
+    queries.change(uri, insert, ["x"])
+"""
 KILL = """
 import os, signal, sqlalchemy
 @sqlalchemy.event.listens_for(sqlalchemy.Table, os.environ["AT"])
 def kill(table, connection, **_):
-    if table.name == "runs" and connection.dialect.name != "sqlite":  # the copy for a backup is
+    if table.name == os.environ["OF"] and connection.dialect.name != "sqlite":  # the copy for a backup is
         os.killpg(0, signal.SIGKILL)
 """
 
@@ -315,11 +324,19 @@ def test_an_undo_that_is_killed_is_finished(
     server: Database = request.getfixturevalue(kind)
     store = place()
     store = old_place(store.warm, store.folder, server, "mlflow_undone")
+    store.warm.python(USERS, **store.env, REVISION="8606fa83a998")
     before = look(store)
     done = upgrade(store)
+    store.warm.python(USERS, **store.env, REVISION="head")  # as a server does at its start
+    assert "role_permissions" in str(look(store))
     task, options = "undo", done
-    for at in ("before_drop", "after_create", "after_create"):  # of `runs`, one of many tables
-        job = store.start(task, KILL, {"AT": at}, **options)
+    for at, of in (
+        ("before_drop", "runs"),
+        *[("after_create", "runs")] * 2,
+        ("before_drop", "users"),
+        ("after_create", "users"),
+    ):
+        job = store.start(task, KILL, {"AT": at, "OF": of}, **options)
         assert job.wait() == -9, job.said
         mark = json.loads(server.execute("SELECT note FROM mlflow_unfinished", "mlflow_undone"))
         assert mark == {"do": "undo", "backup": done["backup"]}
