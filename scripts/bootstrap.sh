@@ -70,7 +70,7 @@ count() { # NAME LOCK: on a terminal one changing line, of packages that uv has 
   [ -t 2 ] && [ -z "${NO_COLOR+x}${CI+x}" ] || return 0
   local cache="${UV_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/uv}/archive-v0"
   local all before there made columns line started=$SECONDS
-  folders() { find "$@" 2>/dev/null | wc -l || :; }
+  folders() { find "$@" 2>/dev/null | wc -l 2>/dev/null || :; } # nobody reads it when the count is stopped
   all=$(grep -c '^[a-z0-9][^ ]*==' "$2")
   before=$(folders "$cache" -maxdepth 1)
   while kill -0 $$ 2>/dev/null; do
@@ -83,7 +83,11 @@ count() { # NAME LOCK: on a terminal one changing line, of packages that uv has 
     sleep 0.3
   done
 }
-stop_count() { kill "$counter" 2>/dev/null && [ -t 2 ] && printf '\r\033[K' >&2 || :; }
+stop_count() {
+  kill "$counter" 2>/dev/null || return 0
+  wait "$counter" 2>/dev/null || :
+  [ ! -t 2 ] || [ "${NO_COLOR+x}${CI+x}" ] || printf '\r\033[K' >&2 || :
+}
 
 install() { # NAME LOCK: fills the empty environment; uv does it in a tenth of pip's time
   local python="$PWD/.mlflow/$1/bin/python" uv="$PWD/.mlflow/venv/bin/uv" log=".mlflow/$1.log"

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from typing import Any
 
-from aiohttp import web
+from aiohttp import WSMsgType, web
 
 from .auth import Auth
 from .gate import Gate
@@ -20,6 +20,7 @@ from .manager import Manager
 from .names import CLUSTER, USER, ApiError
 from .platform_config import PRESETS, config
 from .project_stores import Disks, Flows, Secrets, body
+from .runner import Process
 from .state import State
 from .storage import NDJSON, Storage
 
@@ -220,10 +221,14 @@ class Api:
         return await _while_open(socket, send())
 
     async def _attach(self, request: web.Request) -> web.StreamResponse:
-        """Send what the running process writes: a byte 1 or 2 for the stream and the data, 3 at the end."""
+        """
+        Send what the running process writes: a byte 1 or 2 for the stream and the data, 3 at the end.
+
+        A terminal takes what the client sends: 0 and what was typed, or 4 and its size.
+        """
         job = self._job(request)
         run = self._manager.runs.get(job.id)
-        if run is None or job.status != "running":
+        if run is None or run.process is None or job.status != "running":
             raise ApiError(404, f"job {job.id} is not running")
         wanted = {number for number, name in ((1, "stdout"), (2, "stderr")) if request.query.get(name) == "1"}
         queue = run.output.attach()
@@ -235,23 +240,42 @@ class Api:
                     await socket.send_bytes(bytes([item[0]]) + item[1])
             await socket.send_bytes(b"\x03" + json.dumps({"exit_code": run.exit_code}).encode())
 
+        def receive(data: bytes) -> None:
+            if job.request.get("tty") and run.process:
+                _use_terminal(run.process, data)
+
         try:
             await socket.prepare(request)
-            return await _while_open(socket, send())
+            return await _while_open(socket, send(), receive)
         finally:
             run.output.detach(queue)
 
 
+def _use_terminal(process: Process, message: bytes) -> None:
+    """Do what a client says to a process's terminal; what cannot be understood is left out."""
+    kind, data = message[:1], message[1:]
+    if kind == b"\x00" and data:
+        process.type(data)
+    elif kind == b"\x04":
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            size = json.loads(data)
+            lines, columns = (min(max(int(size[name]), 0), 9999) for name in ("height", "width"))
+            process.resize(lines, columns)
+
+
 async def _while_open(
-    socket: web.WebSocketResponse, sending: Coroutine[Any, Any, None]
+    socket: web.WebSocketResponse,
+    sending: Coroutine[Any, Any, None],
+    receive: Callable[[bytes], None] = lambda _: None,
 ) -> web.WebSocketResponse:
-    """Send until there is no more, or the client leaves. What it sends (keys typed) is not passed on."""
+    """Send until there is no more, or the client leaves; `receive` gets what it sends."""
 
-    async def discard() -> None:
-        async for _ in socket:
-            pass
+    async def read() -> None:
+        async for message in socket:
+            if message.type == WSMsgType.BINARY:
+                receive(message.data)
 
-    tasks = [asyncio.create_task(sending), asyncio.create_task(discard())]
+    tasks = [asyncio.create_task(sending), asyncio.create_task(read())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -4,20 +4,25 @@ The first process of a job: mounts its volumes, starts its command, hands on sig
 Runs as a script of its own (PID 1 of the job's PID namespace where there is one), with nothing but the
 standard library. Standard input is the platform's control pipe: the specification in JSON after its length,
 then single bytes. `T` and `I` send the command SIGTERM or SIGINT; `K`, or the end of the pipe (the platform
-is gone, however it went), ends everything at once. One line on the descriptor that is the only argument tells
-the outcome: `started`, or `CODE MESSAGE` when the command cannot be started.
+is gone, however it went), ends everything at once. Where the command has a terminal, `W` and ten digits come
+before so many bytes that were typed, and `S` before its lines and columns, four digits each. One line on the
+descriptor that is the only argument tells the outcome: `started`, or `CODE MESSAGE` when the command cannot
+be started.
 """
 # Paths are plain text here: the folders are looked at through /proc, after a chroot, and in a forked child.
 # ruff: noqa: PTH100, PTH101, PTH102, PTH103, PTH106, PTH110, PTH112, PTH114, PTH115, PTH116, PTH120, PTH123, PTH208, PTH211
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import select
 import signal
 import socket
+import struct
 import sys
+import termios
 import threading
 from types import FrameType
 from typing import Any, NoReturn
@@ -212,9 +217,11 @@ def _mount_points() -> list[str]:
     return sorted({point for point in points if point.count("/") > 1}, key=lambda point: point.count("/"))
 
 
-def _execute(spec: dict[str, Any], failed: int, supervisor: socket.socket) -> NoReturn:
+def _execute(spec: dict[str, Any], failed: int, supervisor: socket.socket, terminal: int) -> NoReturn:
     """
     Become the job's command, in the child process; on failure write `CODE MESSAGE` to `failed`.
+
+    It gets `terminal` for its own, unless that is -1.
 
     Where the job has addresses of its own, the supervisor gets the descriptor by which its calls come.
     """
@@ -224,7 +231,12 @@ def _execute(spec: dict[str, Any], failed: int, supervisor: socket.socket) -> No
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         os.chdir(spec["cwd"])
-        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+        if terminal < 0:
+            os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+        else:
+            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+            for stream in (0, 1, 2):
+                os.dup2(terminal, stream)
         if spec["addresses"] and (listener := loopback.install()) is not None:
             socket.send_fds(supervisor, [b"x"], [listener])
             os.close(listener)
@@ -238,15 +250,19 @@ def _execute(spec: dict[str, Any], failed: int, supervisor: socket.socket) -> No
     os._exit(127)
 
 
-def _start(spec: dict[str, Any]) -> int:
-    """Start the command and return its process id."""
+def _start(spec: dict[str, Any]) -> tuple[int, int]:
+    """Start the command; return its process id and our side of its terminal, -1 where it has none."""
     if spec["namespace"]:
         Mounts(spec["scratch"]).apply(spec["mounts"], spec["cwd"])
     read, write = os.pipe()  # closed by a successful exec
     ours, theirs = socket.socketpair()
+    screen, terminal = os.openpty() if spec["terminal"] else (-1, -1)
     child = os.fork()
     if child == 0:
-        _execute(spec, write, theirs)
+        _execute(spec, write, theirs, terminal)
+    if terminal >= 0:
+        os.close(terminal)
+        os.set_blocking(screen, False)
     os.close(write)
     theirs.close()
     _, listeners, _, _ = socket.recv_fds(ours, 1, 1)
@@ -259,7 +275,7 @@ def _start(spec: dict[str, Any]) -> int:
     if message:
         code, _, text = message.partition(" ")
         raise StartError(text, int(code))
-    return child
+    return child, screen
 
 
 def _reap(child: int) -> int | None:
@@ -277,8 +293,8 @@ def _reap(child: int) -> int | None:
             code = 128 - code if code < 0 else code
 
 
-def _supervise(child: int) -> int:
-    """Hand on control bytes and signals until the command ends; return its exit code."""
+def _supervise(child: int, screen: int) -> int:
+    """Hand on control bytes, signals and a terminal's output until the command ends; return its exit code."""
     wake, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     os.set_blocking(wake, False)
@@ -290,18 +306,49 @@ def _supervise(child: int) -> int:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGTERM, forward)
     signal.signal(signal.SIGINT, forward)
+    watched = [0, wake] if screen < 0 else [0, wake, screen]
     while True:
         code = _reap(child)
         if code is not None:
+            for _ in range(100):  # something that it left behind may write for ever
+                if screen not in watched or not _show(screen):
+                    break
             return code
-        ready, _, _ = select.select([0, wake], [], [])
+        ready, _, _ = select.select(watched, [], [])
         if wake in ready:
             os.read(wake, 4096)
+        if screen in ready and not _show(screen):
+            watched.remove(screen)
         if 0 in ready:
             control = os.read(0, 1)
             if control in (b"", b"K"):
                 return 137
-            _kill(child, signal.SIGINT if control == b"I" else signal.SIGTERM)
+            if control == b"W":
+                _type(screen, _read(int(_read(10))))
+            elif control == b"S":
+                size = struct.pack("HHHH", int(_read(4)), int(_read(4)), 0, 0)
+                fcntl.ioctl(screen, termios.TIOCSWINSZ, size)
+            else:
+                _kill(child, signal.SIGINT if control == b"I" else signal.SIGTERM)
+
+
+def _show(screen: int) -> bool:
+    """Hand on what was written to a terminal; False where there is no more, now or ever."""
+    try:
+        data = os.read(screen, 65536)
+    except OSError:  # Linux says so that nobody has it open any more
+        return False
+    while data:
+        data = data[os.write(1, data) :]
+        if not data:
+            return True
+    return False
+
+
+def _type(screen: int, data: bytes) -> None:
+    """Write to a terminal; what it does not take, since nobody reads there, is lost."""
+    with contextlib.suppress(OSError):
+        os.write(screen, data)
 
 
 def _kill(pid: int, number: int) -> None:
@@ -309,29 +356,25 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _read_spec() -> dict[str, Any]:
-    """Read the specification: its length in ten digits, then JSON. What follows it are control bytes."""
+def _read(length: int) -> bytes:
+    """Read as many bytes of what the platform says."""
     data = b""
-    length = 10
     while len(data) < length:
         chunk = os.read(0, length - len(data))
         if not chunk:
             os._exit(137)  # the platform went away before it had said all
         data += chunk
-        if len(data) == 10:
-            length = 10 + int(data)
-    spec: dict[str, Any] = json.loads(data[10:])
-    return spec
+    return data
 
 
 def main() -> int:
     """Run one job; returns its exit code."""
     report = int(sys.argv[1])
     os.set_inheritable(report, False)
-    spec = _read_spec()
+    spec: dict[str, Any] = json.loads(_read(int(_read(10))))
     os.umask(0o022)  # the platform's own is stricter; containers expect this
     try:
-        child = _start(spec)
+        child, screen = _start(spec)
     except (StartError, OSError) as error:
         code = error.code if isinstance(error, StartError) else 125
         os.write(report, f"{code} {' '.join(str(error).split())[:1000]}\n".encode())
@@ -339,7 +382,7 @@ def main() -> int:
     os.write(report, b"started\n")
     os.close(report)
     try:
-        return _supervise(child)
+        return _supervise(child, screen)
     finally:
         # Where there is a PID namespace the end of this process ends all others in it.
         with contextlib.suppress(OSError):

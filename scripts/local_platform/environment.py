@@ -73,7 +73,8 @@ def build(job: Job, image: Image, place: Place, resources: Resources) -> Spec:
         raise StartError(
             "ContainerCannotRun", f"image {request['image']!r} has no command of its own: give one"
         )
-    env = {**_machine(image, place), **env}
+    terminal = bool(request.get("tty"))
+    env = {**({"TERM": "xterm"} if terminal else {}), **_machine(image, place), **env}
     cwd = request.get("working_dir") or str(place.folder / "work")
     argv = [rewriting.addresses(word, place.moved) for word in argv]
     env = {name: rewriting.addresses(value, place.moved) for name, value in env.items()}
@@ -82,6 +83,7 @@ def build(job: Job, image: Image, place: Place, resources: Resources) -> Spec:
         spec = Spec(argv, env, str(PurePosixPath("/", cwd)), str(place.folder / "root"), True, mounts)
         spec.addresses = [place.address, network.inner_address(place.address)]
         spec.reachable = network.proxies(env)
+        spec.terminal = terminal
         return spec
     mapping = {mount.target: mount.source for mount in mounts}
     return Spec(
@@ -90,6 +92,7 @@ def build(job: Job, image: Image, place: Place, resources: Resources) -> Spec:
         rewriting.paths(cwd, mapping),
         "",
         False,
+        terminal=terminal,
     )
 
 

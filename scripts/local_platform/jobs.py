@@ -244,8 +244,8 @@ def check(data: dict[str, Any]) -> Job:
     minutes = data.get("max_run_time_minutes")
     if minutes is not None and not is_minutes(minutes):
         raise ApiError(400, f"max_run_time_minutes {minutes!r} is not a number of minutes, at least 1")
-    if data.get("tty"):
-        raise ApiError(400, "tty: the local platform runs no jobs with a terminal")
+    if data.get("tty") not in (None, False, True):
+        raise ApiError(400, f"tty {data['tty']!r} is neither true nor false")
     http = data.get("http")
     if http is not None and not (isinstance(http, dict) and _is_port(http.get("port"))):
         raise ApiError(400, "http.port must be a port number, 1 to 65535")

@@ -51,6 +51,7 @@ class Run:
     started_at: float | None = None  # by CLOCK
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: "asyncio.Task[None] | None" = None
+    process: Process | None = None  # which clients can attach to
 
     @property
     def life_left(self) -> float | None:
@@ -221,7 +222,7 @@ class Manager:
         job = run.job
         policy = job.request.get("restart_policy") or "never"
         while not run.stopping:
-            process = await self._start(run)
+            run.process = process = await self._start(run)
             run.started_at = run.started_at or time.clock_gettime(CLOCK)
             job.materialized = True
             if job.active:  # else it was cancelled meanwhile
@@ -232,6 +233,7 @@ class Manager:
             if not run.stopping:
                 await self._wait(run, min(SHORTEST, SHORTEST - (time.time() - job.statuses[-1]["at"])))
             run.output.detach_all()
+            run.process = None
             if not run.stopping and (policy == "always" or (policy == "on-failure" and run.exit_code)):
                 job.restarts += 1
                 job.become("running", "Restarting", exit_code=run.exit_code)

@@ -51,6 +51,8 @@ class Spec:
     """Where others, and where only the job itself find it (loopback.py); none: it shares the machine's."""
     reachable: list[str] = field(default_factory=list)
     """Addresses in private networks that it may reach."""
+    terminal: bool = False
+    """Whether its input and output are a terminal, to which clients are attached."""
 
 
 @cache
@@ -137,6 +139,14 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
         await self.ended
+
+    def type(self, data: bytes) -> None:
+        """Pass on what a client types; the process has to have a terminal."""
+        self._control(b"W%010d" % len(data) + data)
+
+    def resize(self, lines: int, columns: int) -> None:
+        """Tell the process's terminal how large the client's is."""
+        self._control(b"S%04d%04d" % (lines, columns))
 
     def _control(self, data: bytes) -> None:
         with contextlib.suppress(OSError, RuntimeError):  # it has just ended

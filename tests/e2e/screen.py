@@ -15,8 +15,20 @@ MOVE = "\r\x1b[K"
 """What a changing line begins with."""
 
 
-def on_terminal(command: list[str], width: int, cwd: Path, env: dict[str, str]) -> tuple[str, list[str]]:
-    """Run a command in a terminal; return all it wrote there, and the lines that are left at its end."""
+def on_terminal(
+    command: list[str],
+    width: int,
+    cwd: Path,
+    env: dict[str, str],
+    *,
+    typed: dict[str, str] | None = None,
+    code: int = 0,
+) -> tuple[str, list[str]]:
+    """Run a command in a terminal; return all it wrote there, and the lines that are left at its end.
+
+    When a key of `typed` has been written, in their order, its value is typed.
+    """
+    waiting = list((typed or {}).items())
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     with subprocess.Popen(
@@ -32,7 +44,9 @@ def on_terminal(command: list[str], width: int, cwd: Path, env: dict[str, str]) 
         data = b""
         while piece := read(parent):
             data += piece
-        assert process.wait() == 0, data.decode()
+            if waiting and waiting[0][0].encode() in data:
+                os.write(parent, waiting.pop(0)[1].encode())
+        assert process.wait() == code, data.decode()
     os.close(parent)
     text = data.decode().replace("\r\n", "\n")
     lines = [line.rpartition(MOVE)[2] for line in text.rstrip("\n").split("\n")]

@@ -13,6 +13,7 @@ import urllib.request
 import pytest
 
 from .conftest import Clone
+from .screen import on_terminal
 
 pytestmark = pytest.mark.e2e
 
@@ -43,9 +44,10 @@ print(json.dumps(model.predict(numpy.array(json.loads(sys.argv[2])["inputs"])).t
 
 @pytest.fixture(scope="module")
 def clone(served: Clone) -> Clone:
-    """A clone whose server has the model that the example's job has trained."""
+    """A clone whose server has the model that the example's job has trained, started from a terminal."""
     flow = [f"{served.state}/bin/neuro-flow", "run", "train"]
-    subprocess.run(flow, cwd=served.path, env=served.env, capture_output=True, timeout=240, check=True)
+    text, _ = on_terminal(flow, 80, served.path, served.env)
+    assert re.search(r"run \w{32} accuracy 0\.\d+", text)
     return served
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from local_platform import client
+from tests.e2e.screen import on_terminal
 from tests.local_platform.harness import SERVER, Platform, http
 
 pytestmark = pytest.mark.e2e
@@ -223,3 +224,20 @@ def test_logins_of_other_kinds(platform: Platform, tmp_path: Path) -> None:
     assert run("apolo", "secret", "ls", APOLO_CONFIG=other, APOLO_PASSED_CONFIG=passed).returncode == 0
     assert run("apolo", "secret", "ls", **platform.login.environment).returncode == 0
     assert http("GET", platform.login.url + "/config").status == 401
+
+
+ASKING = """
+import os, sys, time
+name = input("name? ")
+print(name.upper(), sys.stdin.isatty(), os.get_terminal_size().columns, os.environ["TERM"])
+time.sleep(1000)
+"""
+
+
+def test_a_job_that_is_started_from_a_terminal_has_one(platform: Platform) -> None:
+    command = [str(platform.state / "bin/apolo"), "run", "--life-span=1h", "python:3", "--"]
+    env = {"PATH": os.environ["PATH"]}
+    typed = {"name? ": "joe\r", "JOE True 70 xterm": "\x03"}
+    text, _ = on_terminal([*command, "python", "-c", ASKING], 70, platform.state, env, typed=typed, code=130)
+    assert "KeyboardInterrupt" in text
+    assert "Connection lost" not in text

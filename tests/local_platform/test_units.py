@@ -107,7 +107,7 @@ def _volume(**changes: Any) -> dict[str, Any]:
         ({"project_name": None}, 400, "'project_name': DataError"),
         ({"project_name": "third"}, 403, "none of your projects"),
         ({"http": {"port": 99999}}, 400, "http.port"),
-        ({"tty": True}, 400, "tty"),
+        ({"tty": "yes"}, 400, "tty"),
         ({"resources": [1]}, 400, "resources"),
         ({"priority": "urgent"}, 400, "priority"),
         ({"volumes": [_volume(src_storage_uri="storage://local/local/mlflow/../x")]}, 400, "'..'"),
