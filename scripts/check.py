@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from common import console
 from common.console import UNREACHABLE, Failure, complain, say
@@ -24,7 +25,8 @@ async def _check(settings: Settings) -> None:
     except Failure as failure:
         if failure.code != UNREACHABLE:
             raise
-        complain(failure.problems)
+        why = [p if isinstance(p, str) else replace(p, warning=True) for p in failure.problems]
+        complain(why)
         say("not checked without the platform: expressions in live.yaml, preset, secrets")
 
 

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from common import console
-from common.console import complain
+from common.console import Failure, Problem, complain
 from settings.layers import Setting, load
 
 
@@ -40,7 +40,10 @@ def table(settings: dict[str, Setting]) -> str:
 def main() -> None:
     """Run the target."""
     settings = load("config")
-    if os.environ.get("MLFLOW_FORMAT") == "json":
+    wanted = os.environ.get("MLFLOW_FORMAT", "")
+    if wanted not in ("", "json"):
+        raise Failure(Problem(f"MLFLOW_FORMAT is {wanted!r}", "write json, or leave it out"))
+    if wanted:
         print(json.dumps({s.name: _plain(s) for s in settings.all.values()}, indent=2))
     else:
         print(table(settings.all))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from settings.variables import OF_TARGETS
 from tests.conftest import ROOT
 
 MK = (ROOT / "scripts/mlflow.mk").read_text(encoding="utf-8")
@@ -68,6 +69,19 @@ def test_it_changes_nothing_of_the_hosts(host: Path) -> None:
 
     assert database(own) == database(own + "include scripts/mlflow.mk\n")
     assert make(host).stdout == "host a /bin/bash\n"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("target", [name for name, _ in TARGETS])
+def test_every_target_says_what_it_would_ignore(host: Path, target: str) -> None:
+    (host / "Makefile").write_text("include scripts/mlflow.mk\n")
+    others = [name for name, takers in OF_TARGETS.items() if target.removeprefix("mlflow-") not in takers]
+    run = make(host, target, "DRY_RUN=yes", *(f"{name}=x" for name in others))
+    for name in others:
+        assert f"error: make command line: {target} does not take {name}; " in run.stderr
+    assert "error: make command line: DRY_RUN is not a setting; did you mean MLFLOW_DRY_RUN?" in run.stderr
+    shows_all_the_same = target in ("mlflow-config", "mlflow-help")
+    assert (run.returncode, bool(run.stdout)) == ((0, True) if shows_all_the_same else (2, False))
 
 
 @pytest.mark.parametrize("export", ["export", ".EXPORT_ALL_VARIABLES:"])

@@ -45,7 +45,8 @@ LOG_LAG = 15.0
 @contextlib.contextmanager
 def platform_errors(settings: Settings) -> Iterator[None]:
     """Turn what the SDK raises into one line: exit code 2 where there is no login or no platform, else 1."""
-    again = f"`{VENV_BIN}/neuro login` logs in; `make mlflow-up MLFLOW_PLATFORM=local` needs no login"
+    local = f"make mlflow-{settings.target or 'up'} MLFLOW_PLATFORM=local"
+    again = f"`{VENV_BIN}/neuro login` logs in; `{local}` needs no login"
     try:
         yield
     except apolo_sdk.ConfigError as error:

@@ -189,7 +189,7 @@ def _read_environment(known: dict[str, Input], problems: list[Problem]) -> dict[
     return found
 
 
-def _action_file(name: str) -> tuple[Path, str]:
+def find_action(name: str) -> tuple[Path, str]:
     """Return the path of one of the actions, and how it is named to the user.
 
     Raises:
@@ -224,10 +224,10 @@ def load(target: str = "") -> Settings:
         Failure: there is no action.yaml, or no deploy.yaml where it is needed.
     """
     problems = [*stray(target)] if target else []
-    action_file, shown = _action_file(ACTION)
+    action_file, shown = find_action(ACTION)
     action_text, deploy_text, deploy_shown = action_file.read_text(encoding="utf-8"), "", DEPLOY
     try:
-        deploy_file, deploy_shown = _action_file(DEPLOY)
+        deploy_file, deploy_shown = find_action(DEPLOY)
         deploy_text = deploy_file.read_text(encoding="utf-8")
     except Failure:
         if target in OF_MODELS:

@@ -36,6 +36,9 @@ OF_TARGETS: dict[str, tuple[str, ...]] = {
 OF_ALL = {"MLFLOW_CALLED_IN", "MLFLOW_DRY_RUN", "MLFLOW_GOALS", "MLFLOW_SETUP_LOCK"}
 """Variables of ours that no target refuses."""
 
+OWN = {name.removeprefix("MLFLOW_"): name for name in (*OF_TARGETS, "MLFLOW_DRY_RUN")}
+"""The names that are typed for targets, by what they are without MLFLOW_."""
+
 ALIASES = {"http_port": "port", "default_artifact_root": "artifacts_destination"}
 """Names that settings had in an older action, or in examples that were published for it."""
 
@@ -88,7 +91,7 @@ def near(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
 
 
 def misspelt(known: Collection[str]) -> Iterator[Problem]:
-    """Yield each variable that looks like a setting and is none.
+    """Yield each variable that looks like one of ours and is none.
 
     The environment has MLflow's own variables, too, and the command line those of the user's Makefile.
     """
@@ -99,18 +102,40 @@ def misspelt(known: Collection[str]) -> Iterator[Problem]:
         if variable in OF_TARGETS or variable in OF_ALL or (ours and name.lower() in known):
             continue
         if variable in written and variable.upper().startswith("MLFLOW_"):
-            yield _not_a_setting(variable, near(variable, known), MAKE)
-        elif variable in written and variable in (name.lower(), name.upper()) and name.lower() in known:
-            yield _as_typed(_not_a_setting(variable, name.lower(), MAKE))
+            setting = near(variable, known)
+            own = "" if setting == name.lower().removeprefix("mlflow_") else _near_own(variable, 0.8)
+            yield _not_ours(variable, own or _as_setting(setting), MAKE)
+        elif variable in written and variable in (name.lower(), name.upper()):
+            if name.lower() in known:
+                yield _as_typed(_not_ours(variable, _as_setting(name.lower()), MAKE))
+            elif (meant := _near_own(variable, 1.0)) and not _goals_of_others():
+                yield _as_typed(_not_ours(variable, meant, MAKE))
         elif ours:
             close = difflib.get_close_matches(name.lower(), known, 1, cutoff=0.8)
-            if meant := "port" if name == "HTTP_PORT" else "".join(close):
-                yield replace(_not_a_setting(variable, meant, "environment"), warning=True)
+            meant = _as_setting("port" if name == "HTTP_PORT" else "".join(close))
+            if meant := meant or _near_own(variable, 0.8):
+                yield replace(_not_ours(variable, meant, "environment"), warning=True)
 
 
-def _not_a_setting(variable: str, meant: str, where: str) -> Problem:
-    fix = f"did you mean MLFLOW_{meant.upper()}?" if meant else "`make mlflow-help` has the names"
+def _near_own(variable: str, cutoff: float) -> str:
+    """Return the variable of targets that a name may mean, an empty string where none is like it."""
+    plain = {name.replace("_", ""): own for name, own in OWN.items()}
+    typed = variable.upper().removeprefix("MLFLOW_").replace("_", "")
+    return plain.get("".join(difflib.get_close_matches(typed, plain, 1, cutoff)), "")
+
+
+def _as_setting(name: str) -> str:
+    return name and f"MLFLOW_{name.upper()}"
+
+
+def _not_ours(variable: str, meant: str, where: str) -> Problem:
+    fix = f"did you mean {meant}?" if meant else "`make mlflow-help` has the names"
     return Problem(f"{variable} is not a setting", fix, where)
+
+
+def _goals_of_others() -> list[str]:
+    """Return the goals of this make that are not ours, for which a variable may be meant."""
+    return [goal for goal in os.environ.get("MLFLOW_GOALS", "").split() if not goal.startswith("mlflow-")]
 
 
 def stray(target: str) -> Iterator[Problem]:
@@ -118,12 +143,14 @@ def stray(target: str) -> Iterator[Problem]:
     goals = os.environ.get("MLFLOW_GOALS", "").split()
     for variable in sorted(command_line().keys() & OF_TARGETS.keys()):
         takers = [f"mlflow-{taker}" for taker in OF_TARGETS[variable]]
-        others = [goal for goal in goals if not goal.startswith("mlflow-")]
         if f"mlflow-{target}" in takers or {*takers} & {*goals}:
             continue
-        if others and not variable.startswith("MLFLOW_"):  # it is meant for them
+        if _goals_of_others() and not variable.startswith("MLFLOW_"):  # it is meant for them
             continue
+        twin = variable.removeprefix("MLFLOW_") if variable.startswith("MLFLOW_") else f"MLFLOW_{variable}"
         fix = f"leave it out: it is for {' and '.join(takers)}"
+        if target in OF_TARGETS.get(twin, ()):
+            fix = f"did you mean {twin}?"
         yield _as_typed(Problem(f"mlflow-{target} does not take {variable}", fix, MAKE))
 
 

@@ -12,7 +12,10 @@ import urllib.request
 
 import pytest
 
+from tests.test_makefile import TARGETS
+
 from .conftest import Clone
+from .screen import on_terminal
 
 pytestmark = pytest.mark.e2e
 
@@ -241,12 +244,25 @@ def test_targets_that_need_no_login(clone: Clone) -> None:
     out, _ = clone.make("mlflow-config")
     assert re.search(r"(?m)^port +5000 +action.yaml:\d+$", out)
     _, err = clone.make("mlflow-check")
+    login = "`.mlflow/venv/bin/neuro login` logs in; `make mlflow-{} MLFLOW_PLATFORM=local` needs no login"
+    assert f"mlflow: warning: not logged in to the platform; {login.format('check')}\n" in err
     assert "not checked without the platform: expressions in live.yaml, preset, secrets" in err
     assert err.endswith("mlflow: no error found\n")
     for target in ("help", "mlflow-help"):
         out, _ = clone.make(target, MLFLOW_PORT="7000")
         assert re.search(r"(?m)^  MLFLOW_PORT +7000  \[environment MLFLOW_PORT\]$", out)
         assert "make mlflow-up" in out
+    _, err = clone.make("mlflow-down", code=2)
+    assert f"mlflow: error: not logged in to the platform; {login.format('down')}\n" in err
+    _, err = clone.make("mlflow-config", "MLFLOW_FORMAT=yaml", code=1)
+    assert "MLFLOW_FORMAT is 'yaml'; write json" in err
+
+
+def test_help_on_a_terminal_stays_in_its_columns(clone: Clone) -> None:
+    for width in (80, 200):
+        _, lines = on_terminal(["make", "-s"], width, clone.path, clone.env)
+        assert max(len(line) for line in lines if str(clone.path) not in line) <= width
+        assert sum("make mlflow-" in line for line in lines) == len(TARGETS)
 
 
 def test_a_fresh_clone_sets_itself_up(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -26,9 +26,7 @@ def test_a_variable_that_a_target_would_ignore_is_refused(
         assert found == []
         return
     [problem] = found
-    assert str(problem).startswith(
-        f"make command line: mlflow-{target} does not take {variable}; leave it out: "
-    )
+    assert str(problem).startswith(f"make command line: mlflow-{target} does not take {variable}; ")
     assert not problem.warning
     monkeypatch.setenv("MAKELEVEL", "2")
     assert [problem.warning for problem in variables.stray(target)] == [True]
@@ -51,6 +49,38 @@ def test_goals_beside(monkeypatch: pytest.MonkeyPatch, goals: str, words: str, f
     monkeypatch.setenv("MLFLOW_GOALS", goals)
     monkeypatch.setenv("MAKEFLAGS", f" -- {words}")
     assert [str(problem).split(";")[0].split()[-1] for problem in variables.stray("backup")] == found
+
+
+@pytest.mark.parametrize(
+    ("goals", "words", "found"),
+    [
+        ("mlflow-down", "DRY_RUN=yes", "DRY_RUN is not a setting; did you mean MLFLOW_DRY_RUN?"),
+        ("mlflow-down", "MLFLOW_DRYRUN=yes", "MLFLOW_DRYRUN is not a setting; did you mean MLFLOW_DRY_RUN?"),
+        ("mlflow-down", "mlflow_dry_run=1", "mlflow_dry_run is not a setting; did you mean MLFLOW_DRY_RUN?"),
+        ("mlflow-gc", "FORCE=yes", "FORCE is not a setting; did you mean MLFLOW_FORCE?"),
+        ("mlflow-extend", "by=2d", "by is not a setting; did you mean BY?"),
+        ("mlflow-extend", "MLFLOW_BY=2d", "MLFLOW_BY is not a setting; did you mean BY?"),
+        ("mlflow-deploy release", "DRY_RUN=yes", ""),  # it is for theirs
+        ("mlflow-down", "DRY=yes", ""),
+    ],
+)
+def test_names_that_are_near(monkeypatch: pytest.MonkeyPatch, goals: str, words: str, found: str) -> None:
+    monkeypatch.setenv("MLFLOW_GOALS", goals)
+    monkeypatch.setenv("MAKEFLAGS", f" -- {words}")
+    problems = [problem for problem in variables.misspelt(["port", "life_span"]) if not problem.warning]
+    assert [f"{problem.what}; {problem.fix}" for problem in problems] == ([found] if found else [])
+
+
+@pytest.mark.parametrize(
+    ("target", "variable", "meant"),
+    [("logs", "FOLLOW", "MLFLOW_FOLLOW"), ("deploy", "MLFLOW_FOLLOW", "FOLLOW")],
+)
+def test_two_that_differ_by_their_beginning(
+    monkeypatch: pytest.MonkeyPatch, target: str, variable: str, meant: str
+) -> None:
+    monkeypatch.setenv("MAKEFLAGS", f" -- {variable}=no")
+    [problem] = variables.stray(target)
+    assert problem.fix == f"did you mean {meant}?"
 
 
 def test_the_environment_is_no_business_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
