@@ -51,7 +51,7 @@ def main() -> None:
     for makefile in [TOOLKIT_DIR / "mlflow.mk", *map(Path, sys.argv[1:])]:
         for name, text in targets(makefile):
             show(f"make {name:18} ", text)
-    print("\nVariables: on the make command line, in the environment, in mlflow.yaml (as port: 7000)")
+    print("\nVariables, typed to make, in the environment or in mlflow.yaml (as port: 7000)")
     for setting in settings.all.values():
         show(f"MLFLOW_{setting.name.upper():22} ", f"{setting.shown or '(empty)'}  [{setting.source}]")
     print("\nPages")
