@@ -308,10 +308,9 @@ def main() -> None:
             raise Failure(Problem(f"version {record.version} is installed already", fix, str(root / folder)))
         plan = make_plan(root, folder, files, origin_of(toolkit))
         if any(not problem.warning for problem in plan.problems):
-            raise Failure(
-                *plan.problems,
-                Problem("nothing has been changed", "mend the above and run the same again", str(root)),
-            )
+            fix = f"{older.stays(plan.older)}; " if plan.older else ""
+            fix += "mend the above and run the same again"
+            raise Failure(*plan.problems, Problem("nothing has been changed", fix, str(root)))
         print(f"version {version_of(TOOLKIT_DIR)} into {root}")
         show("+", f"new   {folder}/ ({len(files)} files)")
         for edit in plan.edits:
@@ -335,7 +334,8 @@ def main() -> None:
                 if not (root / path).exists():
                     (root / path.parent).mkdir(exist_ok=True)
                     (root / path).write_bytes(files[name])
-    say(f"installed; commit it, then: cd {shlex.quote(str(root))} && make mlflow-up MLFLOW_PLATFORM=local")
+    start = "restart" if plan.older else "up MLFLOW_PLATFORM=local"
+    say(f"installed; commit it, then: cd {shlex.quote(str(root))} && make mlflow-{start}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from copying.installation import (
     obstacles,
     place,
     show,
+    show_lines,
 )
 from copying.older import put_back
 from copying.transaction import MANIFEST, Change, Tree, alone, apply, pending, read, recover
@@ -44,7 +45,8 @@ class Removal:
     def __init__(self, root: Path, folder: Path, record: Installed) -> None:
         self.root, self.folder = root, folder
         self.changes: list[Change] = []
-        self.shown: list[tuple[str, list[str]]] = []
+        self.shown: list[tuple[str, list[tuple[str, str]]]] = []
+        """What is taken out, and the lines that go, by `-`, and come back, by `+`."""
         self.stays: list[Problem] = []
         self.problems: list[Problem] = []
         self.added = any(len(edit.pieces) == len(ADDED) for edit in record.edits)
@@ -96,8 +98,9 @@ class Removal:
             self.shown.append((edit.file, []))
             return
         self.changes.append(Change(Path(edit.file), rest.encode("utf-8", "surrogateescape")))
-        pieces = edit.pieces or [after for after, _ in edit.replaced]
-        self.shown.append((f"our part of {edit.file}", pieces))
+        lines = [("-", piece) for piece in edit.pieces]
+        lines += [line for after, before in edit.replaced for line in (("-", after), ("+", before))]
+        self.shown.append((f"our part of {edit.file}", lines))
 
     def _without(self, edit: Edit, text: str) -> tuple[str, dict[str, int]]:
         """Return a file's text without our pieces, and what of them has to stay, with its line."""
@@ -187,8 +190,10 @@ def main() -> None:
             )
         warnings = asyncio.run(running(load()))
         print(f"version {record.version} out of {root}")
-        for what, pieces in removal.shown:
-            show("-", f"take out {what}", pieces)
+        for what, lines in removal.shown:
+            show("", f"take out {what}")
+            for sign, piece in lines:
+                show_lines(sign, [piece])
         complain([*warnings, *removal.stays])
         if only_show:
             say(UNCHANGED)

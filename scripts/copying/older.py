@@ -134,6 +134,11 @@ def _notes(job: ActionJob, args: dict[str, yaml.Node]) -> Iterator[str]:
         yield f"http_auth: {said} means off now; before, any text but an empty one was on: which do you want?"
 
 
+def stays(older: TakeOver) -> str:
+    """Return what becomes of a job that is not taken over, and of its runs."""
+    return f"job {older.job.name} goes on calling {older.job.action}, and its runs stay on its volume"
+
+
 def agreed(older: TakeOver) -> bool:
     """Tell whether the user wants a job to be taken over; asks where somebody can answer.
 
@@ -141,17 +146,16 @@ def agreed(older: TakeOver) -> bool:
         Failure: nobody has said so.
     """
     said = word("TAKE_OVER")
-    stays = f"job {older.job.name} goes on calling {older.job.action}, and its runs stay on its volume"
     if not said and sys.stdin.isatty() and sys.stderr.isatty():
         print(f"mlflow: take over the job {older.job.name}? yes or no: ", end="", file=sys.stderr, flush=True)
         said = sys.stdin.readline().strip() or "no"
     if said == older.job.name or (said and truth(said)):
         return True
     if said and truth(said) is False:
-        say(f"nothing has been changed: {stays}")
+        say(f"nothing has been changed: {stays(older)}")
         return False
     fix = "TAKE_OVER=yes does it, TAKE_OVER=no leaves it" if not said else "write yes or no"
-    what = f"{stays} until it is taken over" if not said else f"TAKE_OVER is {said!r}"
+    what = f"{stays(older)} until it is taken over" if not said else f"TAKE_OVER is {said!r}"
     raise Failure(Problem("nothing has been changed", f"{what}; {fix}", older.job.name))
 
 

@@ -340,7 +340,10 @@ def together(values: dict[str, str]) -> Iterator[Finding]:
             "backend_store_uri", f"backend_store_uri is empty, and {destination} keeps no runs", fix
         )
     if database and destination.startswith("/") and PurePosixPath(database).is_relative_to(destination):
-        fix = f"keep it beside: artifacts_destination {destination.rstrip('/')}/artifacts"
+        apart = f"{destination.rstrip('/')}/artifacts"
+        fix = (
+            f"artifacts are kept apart in {apart}, once `make mlflow-upgrade` has moved those that are there"
+        )
         what = f"the database {database} lies in artifacts_destination {destination}"
         yield Finding("backend_store_uri", what, fix, warning=True)
     places = [m for m in mounted if m.kind == "storage" and not m.read_only]
