@@ -9,7 +9,7 @@ test-faults: dev ; @.mlflow/venv-dev/bin/python -m pytest tests/faults --full --
 test-quick: environments ; @.mlflow/venv-dev/bin/python -m pytest -m 'not e2e' ## Run the tests that start no server
 lint: environments ; @bash dev/lint.sh ## Check style, types, shell scripts and generated text
 docs: environments ; @.mlflow/venv-dev/bin/python dev/docs.py ## Write the generated text: the server's program in action.yaml
-bench: dev ; @bash dev/bench.sh ## Measure the server beside plain MLflow, for half an hour; QUICK=yes: 3 minutes
+bench: dev ; @bash dev/bench.sh ## Measure the server beside plain MLflow, for half an hour; QUICK=yes: 4 minutes; PART=models: only how models are served
 lock: environments ; @bash dev/lock.sh ## Resolve the lock files anew from their .in files
 dev: ; @bash dev/setup.sh
 environments: ; @bash dev/setup.sh environments

@@ -79,6 +79,9 @@ CONTENDERS = [
 class Server:
     """A contender's server, on a port of its own."""
 
+    first: tuple[Any, ...] = ("GET", LIST)
+    """The request whose answer ends its start."""
+
     def __init__(
         self,
         contender: Contender,
@@ -124,10 +127,10 @@ class Server:
             time.sleep(0.02)
 
     def answers(self) -> bool:
-        """Tell whether an API call that reads the store is answered."""
+        """Tell whether what it is for is answered: an API call that reads the store."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            connection.request("GET", LIST)
+            connection.request(*self.first)
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False
@@ -153,10 +156,12 @@ class Server:
         """Return how many processes it has."""
         return len(tree(self.process.pid))
 
-    def load(self, operation: str, clients: int, seconds: float, warm_up: float = 0.2) -> dict[str, Any]:
+    def load(
+        self, operation: str, clients: int, seconds: float, warm_up: float = 0.2, body: object = None
+    ) -> dict[str, Any]:
         """Return what a load of `clients` comes to, as `load.measure` describes it."""
         job = {"port": self.port, "operation": operation, "clients": clients}
-        job |= {"seconds": seconds, "warm_up": warm_up}
+        job |= {"seconds": seconds, "warm_up": warm_up, "body": body}
         script = Path(__file__).with_name("load.py")
         done = subprocess.run(
             [sys.executable, str(script)], input=json.dumps(job), capture_output=True, text=True, check=False

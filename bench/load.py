@@ -1,7 +1,8 @@
 """Load on a tracking server, from a process of its own: reads a job as JSON, prints what came back as JSON.
 
-The job: `port`, `operation`, `clients`, `seconds` to measure, `warm_up` seconds before. Each client has one
-connection and sends its next request when the last one is answered; what a server closes is made anew.
+The job: `port`, `operation`, `clients`, `seconds` to measure, `warm_up` seconds before, and for `predict`, of
+a model's server, the `body`. Each client has one connection and sends its next request when the last one is
+answered; what a server closes is made anew.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ def body_of(operation: str, run: str, number: int) -> tuple[str, dict[str, Any]]
     now = int(time.time() * 1000)
     if operation == "log-batch":
         metrics = [{"key": f"m{i}", "value": i / 7, "timestamp": now, "step": number} for i in range(10)]
-        return "runs/log-batch", {"run_id": run, "metrics": metrics}
+        return f"{API}/runs/log-batch", {"run_id": run, "metrics": metrics}
     if operation == "log-metric":
-        return "runs/log-metric", {
+        return f"{API}/runs/log-metric", {
             "run_id": run,
             "key": "loss",
             "value": 0.5,
@@ -34,10 +35,10 @@ def body_of(operation: str, run: str, number: int) -> tuple[str, dict[str, Any]]
             "step": number,
         }
     if operation == "create-run":
-        return "runs/create", {"experiment_id": "0", "start_time": now, "run_name": f"run-{number}"}
+        return f"{API}/runs/create", {"experiment_id": "0", "start_time": now, "run_name": f"run-{number}"}
     if operation == "search-runs":
         order = ["attributes.start_time DESC"]
-        return "runs/search", {"experiment_ids": ["1"], "max_results": 100, "order_by": order}
+        return f"{API}/runs/search", {"experiment_ids": ["1"], "max_results": 100, "order_by": order}
     raise ValueError(f"no operation {operation}")
 
 
@@ -79,9 +80,7 @@ class Client:
             self.streams = await asyncio.open_connection("127.0.0.1", self.port, limit=2**24)
         reader, writer = self.streams
         data = json.dumps(body).encode()
-        head = (
-            f"POST {API}/{path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Type: application/json\r\n"
-        )
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {
@@ -105,17 +104,21 @@ class Client:
         self.streams = None
 
 
+async def new_run(client: Client) -> str:
+    """Create a run and return its id."""
+    status, text = await client.post(f"{API}/runs/create", {"experiment_id": "0", "start_time": 1})
+    if status != 200:
+        raise RuntimeError(f"no run could be made: {status} {text[:300]}")
+    return str(json.loads(text)["run"]["info"]["run_id"])
+
+
 async def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Run the load and return `ok` (answers per second), `latencies` (s) and `errors` (kind: number)."""
     latencies: list[float] = []
     errors: Counter[str] = Counter()
     clients = [Client(job["port"]) for _ in range(job["clients"])]
-    runs = []
-    for client in clients:
-        status, text = await client.post("runs/create", {"experiment_id": "0", "start_time": 1})
-        if status != 200:
-            raise RuntimeError(f"no run could be made: {status} {text[:300]}")
-        runs.append(json.loads(text)["run"]["info"]["run_id"])
+    predicting = job["operation"] == "predict"
+    runs = [""] * len(clients) if predicting else [await new_run(client) for client in clients]
     begin = time.monotonic() + job["warm_up"]
     end = begin + job["seconds"]
     last = begin
@@ -124,7 +127,9 @@ async def measure(job: dict[str, Any]) -> dict[str, Any]:
         nonlocal last
         number = 0
         while (sent := time.monotonic()) < end:
-            path, body = body_of(job["operation"], run, number)
+            path, body = (
+                ("/invocations", job["body"]) if predicting else body_of(job["operation"], run, number)
+            )
             try:
                 kind = kind_of(*await asyncio.wait_for(client.post(path, body), LIMIT))
             except (OSError, ValueError, asyncio.TimeoutError, asyncio.IncompleteReadError) as error:

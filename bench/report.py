@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import cells
+import models
 from figures import OPERATIONS, TITLES, Results, median, paired, run_counts, spread, table, values
 
 
@@ -61,6 +62,8 @@ def targets(results: Results) -> list[tuple[str, str, str, bool]]:
             what, aim = f"{name} against 3.1.4, in every cell", "≥ 1.0" if within is least else "≤ 1.0"
             rows.append((what, aim, text, met == len(found)))
     up, bare = values(results, "mlflow-up"), values(results, "neuro-flow run")
+    for what, limit, ratios, less in models.targets(results):
+        add(what, limit, ratios, most if less else least)
     add("`mlflow-up` against `neuro-flow run`", 1.15, [a / b for a, b in zip(up, bare, strict=True)], most)
     return rows
 
@@ -299,6 +302,7 @@ The toolkit's server with runs of 5 metrics, 5 parameters and 2 tags each:
     if presets := _presets(results):
         text += "## Cost\n\nThe smallest memory that holds 16 clients of every operation on SQLite, without "
         text += f"an error:\n\n{presets}\n"
+    text += models.section(results)
     text += "## The toolkit's own share\n\n"
     shares = [
         [f"`{name}`", spread(values(results, name), 1)]

@@ -15,12 +15,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import machine
+import models
 import plots
 import report
 from contenders import CONTENDERS, MLFLOW, ROOT, Contender, Server
@@ -55,12 +56,17 @@ class Plan:
     slowed: tuple[str, ...] = ("toolkit", "plain", "older")  # by the disk, and by a steady load
     limited: tuple[str, ...] = ("toolkit", "plain", "older")  # in memory
     fresh: bool = True
+    deployed: tuple[str, ...] = tuple(
+        models.STATES
+    )  # what there is of the environment of a model that is served
+    served: tuple[str, ...] = tuple(models.SERVED)
 
 
 QUICK = Plan(
     rounds=1, seconds=0.4, runs=1_000, growth=(0, 1_000), steady_seconds=0, workers=(), clients=(1, 16),
     slow_clients={"SQLite": (16,)}, stores=("SQLite",), targets=1,
     contenders=("toolkit", "plain", "older"), limited=(), fresh=False,
+    deployed=("nothing", "cached"), served=("toolkit", "plain"),
 )  # fmt: skip
 
 
@@ -191,19 +197,29 @@ class Bench:
             finally:
                 server.stop()
 
-    def overhead(self) -> None:
+    def overhead(self, workspace: Workspace) -> None:
         """Measure what the toolkit adds to neuro-flow."""
-        workspace = Workspace(self.folder)
-        try:
-            for _ in range(self.plan.rounds):
-                self.note("mlflow-up", workspace.up())
-                self.note("neuro-flow run", workspace.bare())
-            for target in TARGETS:
-                for _ in range(self.plan.targets):
-                    self.note(target, workspace.timed("make", "-s", target))
-        finally:
-            workspace.close()
+        for _ in range(self.plan.rounds):
+            self.note("mlflow-up", workspace.up())
+            self.note("neuro-flow run", workspace.bare())
+        for target in TARGETS:
+            for _ in range(self.plan.targets):
+                self.note(target, workspace.timed("make", "-s", target))
         self.say("mlflow-up against neuro-flow run")
+
+    def models(self, workspace: Workspace) -> None:
+        """Measure how a registered model is served."""
+        served = models.Models(workspace, self.folder, self.note)
+        contenders = [each for each in served.contenders if each.name in self.plan.served]
+        served.warm_up()
+        self.say("a model is there to be served")
+        for _ in range(self.plan.rounds):
+            for state in self.plan.deployed:
+                served.deploy(state)
+                self.say(f"mlflow-deploy, {models.STATES[state]}")
+            for contender in contenders:
+                seconds = served.serve(contender, 2 * self.plan.seconds)
+                self.say(f"{contender.title}: a prediction after {seconds:.1f} s")
 
     def cost(self, contender: Contender) -> None:
         """Find the smallest preset in which 16 clients get every answer and no process is ended."""
@@ -253,13 +269,25 @@ class Bench:
                     self.session(contender, store, steady=number == 0)
                     if self.plan.fresh:
                         self.fresh(contender, store)
-        self.overhead()
+        with closing(Workspace(self.folder)) as workspace:
+            self.overhead(workspace)
+            self.models(workspace)
         for store in self.stores:
             self.growth(store)
             self.workers(store)
         for contender in CONTENDERS:
             if contender.name in self.plan.limited:
                 self.cost(contender)
+        return self.results()
+
+    def only_models(self) -> dict[str, Any]:
+        """Measure only how a registered model is served, and return the results."""
+        with closing(Workspace(self.folder)) as workspace:
+            self.models(workspace)
+        return self.results()
+
+    def results(self) -> dict[str, Any]:
+        """Return what results.json holds."""
         versions = {c.name: version_of(c.python) for c in CONTENDERS}
         return {
             "version": (ROOT / "scripts/VERSION").read_text(encoding="utf-8").strip(),
@@ -294,13 +322,19 @@ def main() -> int:
     """Run; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer measurements, in .mlflow/bench")
-    quick = parser.parse_args().quick
+    parser.add_argument("--part", choices=["", "models"], default="", help="only this, printed and not kept")
+    arguments = parser.parse_args()
+    quick, part = arguments.quick, arguments.part
+    plan = QUICK if quick else Plan()
     folder = Path(tempfile.mkdtemp(prefix="mlflow-bench-"))
     folder.chmod(0o755)
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # ends what has been started, too
     try:
         with ExitStack() as stack:
-            results = Bench(QUICK if quick else Plan(), folder, stack).run()
+            if part:
+                print(models.section(Bench(replace(plan, stores=()), folder, stack).only_models()))
+                return 0
+            results = Bench(plan, folder, stack).run()
         target = ROOT / ".mlflow/bench" if quick else HERE
         write(results, target)
         if quick:

@@ -10,3 +10,4 @@ lock scripts/requirements
 lock scripts/local_platform/mlflow
 lock bench/mlflow-3.1.4
 lock dev/requirements -c scripts/requirements.lock
+lock dev/flavours --no-deps # the environment of the jobs has the rest

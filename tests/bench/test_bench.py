@@ -12,6 +12,7 @@ import pytest
 import cells
 import figures
 import load
+import models
 import report
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,35 @@ def test_every_cell_is_judged_against_the_older_mlflow(monkeypatch: pytest.Monke
     assert "the disk" not in report.page(older)
 
 
+def test_served_models_have_their_section_and_their_targets() -> None:
+    page = report.page(results(start("toolkit", 1)))
+    assert "Models" not in page, "an earlier run has not measured them"
+    samples: list[dict[str, Any]] = [{"metric": "deploy", "state": "cached", "values": [9.0, 5.0, 6.0]}]
+    for contender, own in (("toolkit", 1.0), ("plain", 2.0)):
+        of = {"contender": contender}
+        samples += [
+            {**of, "metric": "serve start", "values": [4 * own, 5 * own, 6 * own]},
+            {**of, "metric": "serve memory", "loaded": False, "values": [100 * own]},
+            *(
+                {**of, "metric": metric, "clients": clients, "values": [value]}
+                for clients in (1, 16)
+                for metric, value in (("serve predictions", 300 / own), ("serve p99", 0.02 * own))
+            ),
+            {**of, "metric": "serve errors", "clients": 16, "values": [own - 1]},
+        ]
+    page = report.page(results(start("toolkit", 1), *samples))
+    assert "| a model's first answer by `mlflow-deploy`, cached, against plain | ≤ 1.2 | 0.50" in page
+    assert "| a model's first answer by the job alone, cached, against plain | ≤ 1.2 | 0.50" in page
+    assert "| predictions with 1 client, against plain | ≥ 1.0 | 2.00 | met |" in page
+    assert "| predictions with 16 clients, against plain | ≥ 1.0 | 2.00 | met |" in page
+    assert "| the environment cached on the volume | 6.0 (5.0 to 9.0) |" in page
+    assert (
+        f"| {models.SERVED['toolkit']} | 5.0 (4.0 to 6.0) | 100 | - | 300<br>20 | 300<br>20 | none |" in page
+    )
+    assert f"| {models.SERVED['plain']} | 10.0 (8.0 to 12.0) | 200 | - | 150<br>40 | 150<br>40 | 1 |" in page
+    assert models.SERVED["plain 2"] not in page
+
+
 def test_people_read_how_long_they_wait() -> None:
     of = {"metric": "p50", "contender": "toolkit", "store": "SQLite", "operation": "log-metric"}
     sample = {**of, "clients": 1, "slow": False, "values": [0.004]}
@@ -124,9 +154,10 @@ def test_kinds_of_errors(status: int, text: str, kind: str) -> None:
     assert load.kind_of(status, text) == kind
 
 
+@pytest.mark.parametrize("operation", ["log-batch", "predict"])
 @pytest.mark.parametrize("closes", [False, True])
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_the_load_reads_what_servers_send(chunked: bool, closes: bool) -> None:
+async def test_the_load_reads_what_servers_send(chunked: bool, closes: bool, operation: str) -> None:
     requests: list[str] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -144,11 +175,13 @@ async def test_the_load_reads_what_servers_send(chunked: bool, closes: bool) -> 
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    job = {"operation": "log-batch", "clients": 2, "seconds": 0.1, "warm_up": 0.0}
+    job = {"operation": operation, "clients": 2, "seconds": 0.1, "warm_up": 0.0, "body": models.BODY}
     found = await load.measure({**job, "port": server.sockets[0].getsockname()[1]})
     server.close()
-    assert requests[:2] == ["/api/2.0/mlflow/runs/create"] * 2
-    assert requests.count("/api/2.0/mlflow/runs/log-batch") >= len(found["latencies"]) > 0
+    path = "/invocations" if operation == "predict" else "/api/2.0/mlflow/runs/log-batch"
+    if operation == "log-batch":
+        assert requests[:2] == ["/api/2.0/mlflow/runs/create"] * 2
+    assert requests.count(path) >= len(found["latencies"]) > 0
     assert found["errors"] == {}
     assert found["ok"] > 0
 

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from flow import program
+from tests.conftest import ROOT
 from tests.in_job.harness import MLFLOW_PYTHON, free_port, python_with_mlflow, wait_for
 
-LIGHTGBM = "lightgbm==4.7.0"  # not in the environment of the jobs
+FLAVOURS = ROOT / "dev/flavours.lock"  # what the environment of the jobs lacks
+LIGHTGBM = FLAVOURS.read_text("utf-8").split()[0]
 
 
 class Deployed:
@@ -107,7 +109,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--no-deps",
         "--target",
         str(library),
-        LIGHTGBM,
+        "-r",
+        str(FLAVOURS),
     ]
     subprocess.run(install, check=True)
     training = Path(__file__).with_name("training.py")
