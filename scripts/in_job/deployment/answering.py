@@ -22,6 +22,7 @@ from typing import Any
 from in_job.deployment.finding import example_of
 from in_job.deployment.processes import END, Child, ended
 from in_job.deployment.state import PATH, say
+from in_job.waiting import FORKS
 from in_job.words import Problem
 
 FINISH = 30  # seconds in which a version that is replaced may finish what it has begun
@@ -209,6 +210,7 @@ def lead(
 ) -> None:
     """Serve, until a signal comes, with processes that share their imports; the first is ready before others.
 
+    Where a process that has imported MLflow cannot fork, each imports it itself.
     Each loads the model itself: what a library begins while it loads or predicts, such as OpenMP's threads,
     does not survive a fork. One that ends is replaced.
 
@@ -238,9 +240,14 @@ def lead(
             say(str(problem))
             raise
 
-    for name in ("mlflow.pyfunc.scoring_server", "fastapi", "uvicorn", *found["modules"]):
-        with suppress(Exception):  # a flavour need not be a module's name, and loading says what is missing
-            importlib.import_module(name)
+    def share(names: list[str]) -> None:
+        for name in names if FORKS else []:
+            with suppress(
+                Exception
+            ):  # a flavour need not be a module's name, and loading says what is missing
+                importlib.import_module(name)
+
+    share(["mlflow.pyfunc.scoring_server", "fastapi", "uvicorn", *found["modules"]])
     for number in END:
         signal.signal(number, end)
     gc.collect()
@@ -253,9 +260,7 @@ def lead(
             break
         tell(**told)
     tell(ready=True)
-    for name in told["modules"]:
-        with suppress(Exception):
-            importlib.import_module(name)
+    share(told["modules"])
     while len(children) < workers and not ending:
         os.close(start(another).reader)
     while children:

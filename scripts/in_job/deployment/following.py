@@ -1,4 +1,7 @@
-"""Where an alias of the registry is, asked now and then without MLflow, which would take 150 MB for it."""
+"""Whether the registry's server answers, and where an alias is: asked without MLflow, which takes 150 MB.
+
+Nor is macOS asked for its proxies, which no process may do that forks later.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ import base64
 import json
 import re
 import ssl
+import time
 from collections.abc import Mapping
+from http.client import HTTPException
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlencode
-from urllib.request import Request, urlopen
+from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener, getproxies_environment
 
 from in_job.words import Problem
 
-WAIT = 5  # seconds for an answer
+WAIT = 5.0  # seconds for an answer
 
 
 def alias_of(uri: str, env: Mapping[str, str]) -> tuple[str, str]:
@@ -28,15 +34,9 @@ def alias_of(uri: str, env: Mapping[str, str]) -> tuple[str, str]:
     return found.group(1), found.group(2)
 
 
-def version_at(env: Mapping[str, str], name: str, alias: str) -> str:
-    """Return the version that an alias is at, as MLflow's variables say how to ask.
-
-    Raises:
-        Problem: there is no such alias, or nobody answers.
-    """
-    server = env["MLFLOW_TRACKING_URI"].rstrip("/")
-    query = urlencode({"name": name, "alias": alias})
-    request = Request(f"{server}/api/2.0/mlflow/registered-models/alias?{query}")  # noqa: S310 - http only
+def get(env: Mapping[str, str], path: str) -> Any:
+    """Return the tracking server's answer, still open, asked as its client would ask; OSError without one."""
+    request = Request(env["MLFLOW_TRACKING_URI"].rstrip("/") + path)  # noqa: S310 - http only
     user, token = env.get("MLFLOW_TRACKING_USERNAME"), env.get("MLFLOW_TRACKING_TOKEN")
     if user:
         pair = f"{user}:{env.get('MLFLOW_TRACKING_PASSWORD', '')}".encode()
@@ -46,8 +46,43 @@ def version_at(env: Mapping[str, str], name: str, alias: str) -> str:
     context = ssl.create_default_context(cafile=env.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or None)
     if env.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    handlers = ProxyHandler(getproxies_environment()), HTTPSHandler(context=context)
+    return build_opener(*handlers).open(request, timeout=WAIT)
+
+
+def require_answer(env: Mapping[str, str]) -> None:
+    """See to it that the tracking server answers at all, where it is one; MLflow would try for half a minute.
+
+    Raises:
+        Problem: it does not within WAIT seconds.
+    """
+    server, deadline = env.get("MLFLOW_TRACKING_URI", ""), time.monotonic() + WAIT
+    while server.startswith("http"):
+        try:
+            get(env, "/health").close()
+            return
+        except HTTPError:  # whoever refuses is there
+            return
+        except (OSError, ValueError, HTTPException) as error:
+            if time.monotonic() > deadline - 1:
+                reason = getattr(error, "reason", "") or error
+                raise Problem(
+                    f"{server}, where the model is registered, does not answer: {reason}; look whether "
+                    "it runs, and whether tracking_uri is its address in the cluster"
+                ) from error
+        time.sleep(1)
+
+
+def version_at(env: Mapping[str, str], name: str, alias: str) -> str:
+    """Return the version that an alias is at.
+
+    Raises:
+        Problem: there is no such alias, or nobody answers.
+    """
+    server = env["MLFLOW_TRACKING_URI"].rstrip("/")
+    query = urlencode({"name": name, "alias": alias})
     try:
-        with urlopen(request, timeout=WAIT, context=context) as answer:  # noqa: S310
+        with get(env, f"/api/2.0/mlflow/registered-models/alias?{query}") as answer:
             return str(json.load(answer)["model_version"]["version"])
     except HTTPError as error:
         said = error.read(2000).decode(errors="replace")
@@ -55,5 +90,5 @@ def version_at(env: Mapping[str, str], name: str, alias: str) -> str:
         raise Problem(
             f"{server} says of the alias {alias} of {name}: {message.group(1) if message else error}"
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, HTTPException) as error:
         raise Problem(f"{server} does not say where the alias {alias} of {name} is: {error}") from error

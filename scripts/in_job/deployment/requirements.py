@@ -26,7 +26,9 @@ from in_job.deployment.state import say
 from in_job.words import Problem
 
 OWN = ("mlflow", "mlflow-skinny", "mlflow-tracing")
-STALE = 86400  # seconds after which what a killed start has left behind is removed
+UNUSED = 30  # days after which an environment that no job uses is removed
+USED = "used.txt"  # in each: when it was used last, in Unix seconds; not every volume keeps files' dates
+DAY = 86400.0  # seconds
 LOCAL = "MLFLOW_DEPLOY_ENV_MANAGER=local takes the image as it is"
 
 
@@ -119,6 +121,34 @@ def versions(name: str) -> list[str]:
     return []
 
 
+def mark_used(folder: Path) -> None:
+    """Note that an environment is in use. A job does so every hour: what it uses is removed by nobody."""
+    with suppress(OSError):
+        (folder / USED).write_text(f"{time.time():.0f}", "utf-8")
+
+
+def unused_for(folder: Path) -> float:
+    """Return the seconds since an environment was marked as used; one that never was is so now."""
+    with suppress(OSError, ValueError):
+        return time.time() - float((folder / USED).read_text("utf-8"))
+    mark_used(folder)
+    return 0.0
+
+
+def remove_unused(cache: Path) -> None:
+    """Remove the environments that no job has used for a month, and what killed starts have left behind."""
+    for folder in cache.glob("[0-9a-f]" * 16):
+        if unused_for(folder) > UNUSED * DAY:
+            with suppress(OSError):  # another start does the same
+                gone = folder.rename(folder.with_name(f".new-{folder.name}"))  # there wholly, or not at all
+                say(f"removing {folder}: no job has used it for {UNUSED} days")
+                shutil.rmtree(gone)
+    for folder in cache.glob(".new-*"):
+        with suppress(OSError):
+            if folder.stat().st_mtime < time.time() - DAY:
+                shutil.rmtree(folder)
+
+
 def key(missing: list[str], options: list[str], uri: str) -> str:
     """Return the name of the folder that has what is missing: another one for another Python or image.
 
@@ -155,13 +185,13 @@ def environment(found: dict[str, Any], lines: list[str], manager: str, cache: Pa
     folder = cache / key(missing, options, found["uri"])
     if folder.is_dir():
         say(f"taking {listed} from {folder}")
+        mark_used(folder)
+        remove_unused(cache)
         return folder
     say(f"installing {listed} into {folder}")
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        for old in cache.glob(".new-*"):
-            if old.stat().st_mtime < time.time() - STALE:
-                shutil.rmtree(old, ignore_errors=True)
+        remove_unused(cache)
         work = Path(tempfile.mkdtemp(prefix=".new-", dir=cache))
     except OSError as error:
         raise Problem(f"MLFLOW_DEPLOY_CACHE, {cache}, cannot be written: {error}") from error
@@ -169,6 +199,7 @@ def environment(found: dict[str, Any], lines: list[str], manager: str, cache: Pa
         begun = time.monotonic()
         install(missing, options, found["path"], work)
         work.chmod(0o755)
+        mark_used(work)
         with suppress(OSError):  # another start was faster
             os.rename(work, folder)
         if not folder.is_dir():

@@ -25,16 +25,17 @@ from typing import Any
 
 from in_job.deployment.answering import answer_meanwhile, lead
 from in_job.deployment.finding import check_python, find, plain, requirements_of
-from in_job.deployment.following import alias_of, version_at
+from in_job.deployment.following import alias_of, require_answer, version_at
 from in_job.deployment.processes import END, Child, ended
-from in_job.deployment.requirements import environment
+from in_job.deployment.requirements import environment, mark_used
 from in_job.deployment.state import State, say
 from in_job.words import Problem, explain, redact
 
 DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # else it takes minutes until it is said that nobody answers
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # else it takes minutes to say that nobody answers any more
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+HOUR = 3600.0  # seconds
 
 
 def number(env: Mapping[str, str], name: str, default: float, least: float) -> float:
@@ -73,6 +74,7 @@ def run_version(uri: str, listener: socket.socket, path: Path, tell: Callable[..
     folder = tempfile.mkdtemp(prefix="mlflow-model-")
     try:
         tell(step="looking for it in the registry")
+        require_answer(env)
         looking, found = Child(lambda told: told(**find(uri, folder))), {}
         for found in looking.told():
             if "problem" in found:
@@ -94,7 +96,7 @@ def run_version(uri: str, listener: socket.socket, path: Path, tell: Callable[..
             sys.path.insert(0, str(added))
             env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(added), env.get("PYTHONPATH")]))
         found["added"] = str(added or "")
-        tell(step="loading the model")
+        tell(step="loading the model", environment=found["added"])
         lead(found, listener, path, int(number(env, "MLFLOW_DEPLOY_WORKERS", 2, 1)), tell)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -117,6 +119,7 @@ class Deployment:
         self._look, self._tried, self._blind, self._asked = time.monotonic() + self._every, "", "", False
         self._children: set[int] = set()
         self._serving: Child | None = None
+        self._environment, self._mark = "", 0.0
         self._meanwhile = self._fork(lambda _: answer_meanwhile(self._listener, self._state.path))
         self._start(uri)
 
@@ -146,6 +149,9 @@ class Deployment:
             if select.select(readers, [], [], 0.2)[0]:
                 self._hear()
             self._reap()
+            if self._environment and time.monotonic() > self._mark:
+                self._mark = time.monotonic() + HOUR
+                mark_used(Path(self._environment))
             if self._starting and not self._asked and time.monotonic() > self._deadline:
                 end(self._starting.pid, signal.SIGTERM)
                 self._fail(f"it has not answered within {self._patience:g} s")
@@ -165,16 +171,16 @@ class Deployment:
             if told.get("ready"):
                 self._switch()
             elif not self._serving:
-                self._state.set(**told)
+                self._state.set(**self._state.known(told))
             elif "step" in told:
                 self._state.set(step=f"{self._told['uri']}: {told['step']}")
 
     def _switch(self) -> None:
         """Leave the port to the version that has started."""
         old, self._serving, self._starting = self._serving, self._starting, None
+        self._environment, self._mark = self._told.get("environment", ""), 0.0
         end(old.pid if old else self._meanwhile.pid, signal.SIGTERM)
-        known = {name: value for name, value in self._told.items() if name in self._state.values}
-        self._state.set(**{**known, "state": "ready", "step": "", "problem": ""})
+        self._state.set(**{**self._state.known(self._told), "state": "ready", "step": "", "problem": ""})
         tried = "predicts its own input example" if self._state.values["example"] else "is loaded"
         port = self._listener.getsockname()[1]
         instead = ", in the place of the one before" if old else ""

@@ -40,6 +40,10 @@ class State:
         }
         self.set()
 
+    def known(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Return what of a process's words belongs to it."""
+        return {name: value for name, value in told.items() if name in self.values}
+
     def set(self, **values: Any) -> None:
         """Change some of it. `since`, in seconds, is when `state` became what it is."""
         if values.get("state", self.values["state"]) != self.values["state"]:

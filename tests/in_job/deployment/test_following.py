@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.in_job.harness import StartServer, wait_for
+from in_job.deployment import following
+from in_job.deployment.following import require_answer
+from in_job.words import Problem
+from tests.in_job.harness import StartServer, free_port, wait_for
 
 from .conftest import Deploy
 
-pytestmark = pytest.mark.e2e
 LINE = {"inputs": [[3.0]]}
 
 
+@pytest.mark.e2e
 def test_traffic_moves_with_the_alias_when_the_new_version_answers(
     deploy: Deploy, start: StartServer, registry: Path, tmp_path: Path
 ) -> None:
@@ -74,3 +78,27 @@ def test_traffic_moves_with_the_alias_when_the_new_version_answers(
     )
     assert deployed.predict(LINE)["predictions"] == pytest.approx([12])
     assert deployed.stop() == 0
+
+
+@pytest.mark.parametrize(("listens", "said"), [(False, "Connection refused"), (True, "timed out")])
+def test_a_server_that_does_not_answer_is_waited_for_for_seconds(
+    listens: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "WAIT", 0.2)
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    with socket.socket() as silent:
+        if listens:
+            silent.bind(("127.0.0.1", port))
+            silent.listen()
+        with pytest.raises(Problem, match=f"^{address}, where the model is registered, .*: .*{said}; look"):
+            require_answer({"MLFLOW_TRACKING_URI": address})
+    require_answer({"MLFLOW_TRACKING_URI": "sqlite:///anything"})
+
+
+@pytest.mark.e2e
+def test_a_job_without_its_server_ends_with_one_line(deploy: Deploy) -> None:
+    deployed = deploy("line", MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
+    assert deployed.process.wait(60) == 1
+    (line,) = deployed.log.read_text("utf-8").splitlines()
+    assert "does not answer: [Errno 111] Connection refused; look whether it runs" in line

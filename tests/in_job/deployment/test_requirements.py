@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from in_job.deployment.finding import check_python
-from in_job.deployment.requirements import lacking
+from in_job.deployment.requirements import DAY, UNUSED, USED, environment, lacking, remove_unused
 from in_job.words import Problem
 from tests.in_job.harness import wait_for
 
@@ -55,6 +57,36 @@ def test_the_python_that_logged_a_model(logged: str, pickled: bool, said: str) -
             check_python(found, (3, 11))
     else:
         assert check_python(found, (3, 11)) == said
+
+
+def test_only_environments_that_no_job_uses_are_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used = {"a" * 16: UNUSED + 1, "b" * 16: UNUSED - 1, "c" * 16: None, "mine": UNUSED + 1}
+    for name, days in used.items():
+        (tmp_path / name / "library").mkdir(parents=True)
+        if days:
+            (tmp_path / name / USED).write_text(str(time.time() - days * DAY))
+    for name, days in ((".new-old", 2), (".new-begun", 0)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (0, time.time() - days * DAY))
+    remove_unused(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".new-begun", "b" * 16, "c" * 16, "mine"]
+    said = capsys.readouterr().err
+    assert said == f"mlflow-deploy: removing {tmp_path}/{'a' * 16}: no job has used it for {UNUSED} days\n"
+    remove_unused(tmp_path)
+    assert (tmp_path / ("c" * 16)).is_dir(), "a month begins where nothing is known"
+
+
+def test_an_old_environment_that_is_taken_again_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("in_job.deployment.requirements.key", lambda *_: "a" * 16)
+    (tmp_path / ("a" * 16)).mkdir()
+    (tmp_path / ("a" * 16) / USED).write_text("0")
+    found = {"uri": "models:/a/1", "path": str(tmp_path)}
+    assert environment(found, ["no-such-package"], "uv", tmp_path) == tmp_path / ("a" * 16)
+    assert (tmp_path / ("a" * 16)).is_dir()
 
 
 @pytest.mark.e2e

@@ -6,11 +6,13 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from flow import program
 from tests.in_job.harness import wait_for
 
 from .conftest import LIGHTGBM, Deploy
@@ -122,6 +124,23 @@ def test_what_cannot_be_served_ends_the_job_with_one_line(
     text = deployed.log.read_text("utf-8")
     assert deployed.lines, text
     assert re.search(said, deployed.lines[-1]), text
+
+
+def test_where_a_process_with_mlflow_cannot_fork_each_imports_it(
+    deploy: Deploy, processes: Callable[[int], list[int]]
+) -> None:
+    here, there = "FORKS~=~sys.platform~==~", f'"{sys.platform}"'
+    code = {
+        name: text.replace(here + there, f'{here}"another"')
+        for name, text in program.variables("deployment.serve").items()
+    }
+    assert code != program.variables("deployment.serve")
+    deployed = deploy("models:/line/1", **code, MLFLOW_DEPLOY_WORKERS="2").wait_until_ready()
+    wait_for(lambda: len(processes(deployed.process.pid)) == 4, "its processes", 60)
+    _, lead, *workers = processes(deployed.process.pid)
+    assert deployed.predict(LINE)["predictions"] == pytest.approx([3, 5])
+    wait_for(lambda: all("sklearn" in Path(f"/proc/{pid}/maps").read_text() for pid in workers), "both", 60)
+    assert "numpy" not in Path(f"/proc/{lead}/maps").read_text()
 
 
 def test_a_process_that_ends_is_replaced(deploy: Deploy, processes: Callable[[int], list[int]]) -> None:
