@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from common import console
 from common.console import UNCHANGED, Failure, Problem, complain, format_duration, parse_duration, say
+from copying import edits
 from flow import credentials, deployments, drift, server
 from flow.deployments import State
 from flow.platform_check import check_clash
@@ -44,7 +45,7 @@ async def make_plan(flow: Flow, server_job: Job, text: str, *, follow: bool) -> 
     Raises:
         Failure: there is no such model, or its job cannot be started.
     """
-    deployments.require_model_job(flow)
+    deployments.require_model_job(flow, edits.model_lines(flow.settings.job))
     model = await Registry(flow, server_job).find(text)
     if follow and not model.alias:
         fix = f"name an alias to follow: MODEL={model.name}@champion"

@@ -50,6 +50,14 @@ NEW_FLOW = f'kind: live\n\ndefaults:\n  tags: ["{PROJECT_TAG}"]\n\n'
 """What a live.yaml of our making holds beside that."""
 
 
+def model_lines(server: str) -> str:
+    """Return what a live.yaml without it needs to serve the models of the job `server`."""
+    volume, job = "mlflow_models", MODEL_JOB
+    lines = [*_block("volumes", {volume: ADDED["volumes"][volume]}, "  "), ""]
+    lines += _block("jobs", {job: ADDED["jobs"][job]}, "  ")
+    return "\n".join(lines).replace(SERVER, f"inspect_job('{server}')")
+
+
 class NotEditableError(Exception):
     """Text cannot be added without touching what is there; `reasons` are (what, fix, line from 1)."""
 

@@ -75,8 +75,8 @@ def model_of(job: Job) -> registry.Model:
         return registry.Model(text)
 
 
-def require_model_job(flow: Flow) -> None:
-    """See to it that the flow has a job for models.
+def require_model_job(flow: Flow, lines: str) -> None:
+    """See to it that the flow has a job for models; `lines` are shown where it has none, to be put into it.
 
     Raises:
         Failure: it has none.
@@ -85,8 +85,9 @@ def require_model_job(flow: Flow) -> None:
     live = live_file(settings.flow_dir)
     root = compose(live.read_text(encoding="utf-8")) if live else None
     if not server_jobs(root, MODEL_CALL):
+        print(lines, file=sys.stderr)
         what = f"no job calls {MODEL_CALL}"
-        fix = f"add {settings.deploy_job} as docs/deployments.md has it"
+        fix = "put the lines above into it, each below the `volumes:` and `jobs:` that are there"
         raise Failure(Problem(what, fix, str(live or settings.flow_dir)))
     if find(root, "jobs", settings.deploy_job, "args") is None:
         fix = "write `args: {}` at least: without it neuro-flow leaves out the defaults"

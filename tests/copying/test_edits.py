@@ -204,3 +204,13 @@ def test_bytes_of_any_encoding_pass(tmp_path: Path) -> None:
     data = "all: # für\n".encode("latin-1")
     new, added = edits.add_line(data.decode("utf-8", "surrogateescape"), "x")
     assert new.encode("utf-8", "surrogateescape") == data + added.encode()
+
+
+def test_the_lines_for_models_name_the_job_of_the_server() -> None:
+    lines = edits.model_lines("tracking")
+    assert edits.model_lines("mlflow_server") == lines.replace("tracking'", "mlflow_server'")
+    added = yaml.safe_load(lines)
+    assert list(added) == list(edits.ADDED)
+    for section, entries in added.items():
+        assert entries.keys() < edits.ADDED[section].keys()
+    assert added["jobs"]["mlflow_model"]["args"]["tracking_uri"].count("inspect_job('tracking')") == 2
