@@ -283,6 +283,8 @@ def test_logs_are_followed_and_attached_clients_get_the_exit_code(shared: Platfo
             attached = await session.ws_connect(f"{root}/attach?stdout=1&stderr=1")
             (shared.state / "storage/gate/go").touch(0o600)
             messages = [message.data async for message in attached]
+            async with session.get(f"{root}/attach?stdin=1") as again:
+                assert again.status == 404, "apolo would take the end for a lost connection"
             return first + b"".join([message.data async for message in log]), messages
 
     log, messages = asyncio.run(watch())
