@@ -20,12 +20,13 @@ async def row(flow: Flow, job: Job, newest: dict[str, str]) -> list[str]:
     """Return what there is to say of one job."""
     model = deployments.model_of(job)
     state = await deployments.look(flow, job) if job.status.is_running else deployments.State()
-    version = str(state.said.get("version") or model.version or "?")
+    version = str(state.said.get("version") or model.version or ("?" if model.registered else "-"))
     left = time_left(job)
     words = "serving" if state.ready else state.words if job.status.is_running else state_of(job)
     if deployments.suffix(job) != deployments.suffix_of(model):
         words += f" (tried as {deployments.suffix(job)})"
-    known = newest.get(model.name, "?")
+    known = newest.get(model.name, "?") if model.registered else version
+    newer = "?" if "?" in (known, version) else known if known != version else "none"
     return [
         model.name,
         version + (f" (@{model.alias})" if model.alias else ""),
@@ -33,7 +34,7 @@ async def row(flow: Flow, job: Job, newest: dict[str, str]) -> list[str]:
         deployments.address(job),
         format_duration(age(job)),
         format_duration(left) if left is not None else "no limit",
-        known if known != version else "none",
+        newer,
     ]
 
 
@@ -70,9 +71,7 @@ async def show(settings: Settings) -> None:
     """Print a line for each model."""
     async with open_flow(settings) as flow:
         jobs = await flow.models()
-        newest = await newest_of(
-            flow, {m.name for m in map(deployments.model_of, jobs) if m.version or m.alias}
-        )
+        newest = await newest_of(flow, {m.name for m in map(deployments.model_of, jobs) if m.registered})
         rows = [list(HEAD), *await asyncio.gather(*(row(flow, job, newest) for job in reversed(jobs)))]
         if jobs:
             widths = [max(len(cells[i]) for cells in rows) for i in range(len(HEAD))]

@@ -256,7 +256,7 @@ def describe(flow: Flow, job: Job, state: State) -> str:
         rows.append(("later", f"{shlex.quote(flow.login.apolo)} job bump-life-span {job.id} 2d"))
     inspected = f"inspect_job('{flow.settings.deploy_job}', '{suffix(job)}').internal_hostname_named"
     rows += [
-        ("logs", f"{flow.login.neuro_flow} logs {flow.settings.deploy_job} --suffix {suffix(job)}"),
+        ("logs", f"{flow.login.neuro_flow} logs {flow.settings.deploy_job} {suffix(job)}"),
         ("stop", f"{make('mlflow-undeploy')} MODEL={shlex.quote(name)}"),
         ("jobs", "of this flow reach it, without any token, at"),
         ("", f"http://${{{{ {inspected} }}}}:{port}/invocations"),
