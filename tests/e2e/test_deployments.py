@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
+import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.conftest import ROOT
 
 from .conftest import Clone
 from .screen import on_terminal
@@ -45,10 +51,21 @@ print(json.dumps(model.predict(numpy.array(json.loads(sys.argv[2])["inputs"])).t
 @pytest.fixture(scope="module")
 def clone(served: Clone) -> Clone:
     """A clone whose server has the model that the example's job has trained, started from a terminal."""
-    flow = [f"{served.state}/bin/neuro-flow", "run", "train"]
-    text, _ = on_terminal(flow, 80, served.path, served.env)
+    train = [f"{served.state}/bin/neuro-flow", "run", "train"]
+    text, _ = on_terminal(train, 80, served.path, served.env)
     assert re.search(r"run \w{32} accuracy 0\.\d+", text)
+    assert "Connection lost" not in text
     return served
+
+
+def flow(clone: Clone, *words: str) -> str:
+    """Run a command of neuro-flow and return what it has printed."""
+    command = [f"{clone.state}/bin/neuro-flow", *words]
+    env = {**clone.env, "COLUMNS": "200"}
+    run = subprocess.run(
+        command, cwd=clone.path, env=env, capture_output=True, text=True, timeout=240, check=True
+    )
+    return run.stdout
 
 
 def log(clone: Clone, name: str, factor: int = 1, *, broken: bool = False) -> None:
@@ -105,18 +122,40 @@ def test_from_training_to_curl(clone: Clone) -> None:
     assert code
     lines = "\n".join(line.strip() for line in code[1].splitlines())
     assert json.loads(clone.python(lines).replace("'", '"'))["predictions"] == json.loads(expected)
-    ps = subprocess.check_output(
-        [f"{clone.state}/bin/neuro-flow", "ps"],
-        env={**clone.env, "COLUMNS": "200"},
-        cwd=clone.path,
-        text=True,
-    )
-    assert re.search(r"mlflow_model iris +│ running", ps)
+    assert re.search(r"mlflow_model iris +│ running", flow(clone, "ps"))
+    logs = re.search(r"(?m)^  logs +(.*)$", out)
+    assert logs
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {logs[1]}"], cwd=clone.path, env=clone.env, stdout=-1, text=True
+    ) as process:
+        assert process.stdout
+        assert "models:/iris/1: sklearn" in process.stdout.readline()
+        process.kill()
 
     again, _ = clone.local("mlflow-deploy", "MODEL=models:/iris/1")
     assert "was served already, with these settings: nothing to change" in again
     assert address(again) == address(out)
     assert rows(clone)["iris"][:3] == ["1", "serving", address(out)]
+
+
+def test_a_flow_without_a_job_for_models_gets_the_lines_to_copy(clone: Clone) -> None:
+    live = clone.path / ".neuro/live.yaml"
+    text = live.read_text()
+    content = yaml.safe_load(text)
+    del content["jobs"]["mlflow_model"], content["volumes"]["mlflow_models"]
+    try:
+        live.write_text(yaml.safe_dump(content))
+        _, err = clone.local("mlflow-deploy", "MODEL=iris", MLFLOW_DRY_RUN="yes", code=1)
+        assert "live.yaml: no job calls ws:.mlflow/deploy.yaml; put the lines above into it" in err
+        for section, added in yaml.safe_load(err[: err.index("mlflow: error: ")]).items():
+            content[section] |= added
+        live.write_text(yaml.safe_dump(content))
+        assert (
+            "run mlflow_model --suffix iris"
+            in clone.local("mlflow-deploy", "MODEL=iris", MLFLOW_DRY_RUN="yes")[0]
+        )
+    finally:
+        live.write_text(text)
 
 
 def test_what_the_registry_does_not_have(clone: Clone) -> None:
@@ -178,5 +217,84 @@ def test_when_the_platform_is_killed_the_same_again_serves_it(clone: Clone) -> N
     out, _ = clone.local("mlflow-deployments")
     assert "no model is served" in out
     assert re.search(r"not served any more: iris: job \S+ cancelled PlatformStopped", out)
+    flow(clone, "run", "mlflow_model", "--suffix", "iris")  # without make, too
+    assert rows(clone)["iris"][-1] in ("none", "?")
+    flow(clone, "kill", "mlflow_model", "iris")
     out, _ = clone.local("mlflow-deploy", "MODEL=iris")
+    assert rows(clone)["iris"][-1] == "none"
     assert len(curl(clone, out)) == 2  # type: ignore[arg-type]
+
+
+def test_the_way_of_the_page_that_keeps_a_path(clone: Clone) -> None:
+    page = (ROOT / "docs/deployments.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"(?ms)^```python\n(.*?)^```$", page)
+    fit = "model = LinearRegression().fit([[0], [1]], [5, 7])\n"
+    train = f"from sklearn.linear_model import LinearRegression\n{fit}"
+    show = "print(client.search_model_versions(\"name='iris'\", order_by=['version_number DESC'])[0].source)"
+    source = clone.python(train + code + show, MLFLOW_TRACKING_URI=clone.up()).splitlines()[-1]
+    assert re.fullmatch(r"mlflow-artifacts:/0/\w{32}/artifacts/model", source)
+    out, _ = clone.local("mlflow-deploy", "MODEL=iris", MLFLOW_DRY_RUN="yes")
+    version = re.findall(r"model +models:/iris/(\d+)", out)[0]
+    flow(clone, "kill", "mlflow_model", "iris")  # so that none has to be replaced
+    out, _ = clone.local("mlflow-deploy", f"MODEL=models:/iris/{version}")
+    assert "no signature is known" in out
+    assert curl(clone, out) == pytest.approx([5.0])
+
+
+def alias(clone: Clone, name: str, version: int) -> None:
+    """Move the alias `champion` of a model to a version."""
+    code = f"import mlflow; mlflow.MlflowClient().set_registered_model_alias({name!r}, 'champion', {version})"
+    clone.python(code, MLFLOW_TRACKING_URI=clone.up())
+
+
+def test_an_alias_is_followed_and_a_life_span_ends(clone: Clone) -> None:
+    log(clone, "brief", 2)
+    log(clone, "followed", 2)
+    alias(clone, "followed", 1)
+    one = "MLFLOW_DEPLOY_WORKERS=1"
+    brief, _ = clone.local("mlflow-deploy", "MODEL=brief", "MLFLOW_DEPLOY_LIFE_SPAN=60s", one)
+    assert curl(clone, brief) == [2.0, 4.0]
+    often = 'MLFLOW_DEPLOY_ENVS={"MLFLOW_DEPLOY_FOLLOW_EVERY": "0.5"}'
+    out, _ = clone.local("mlflow-deploy", "MODEL=followed@champion", "FOLLOW=yes", often, one)
+    assert re.match(r"followed version 1 answers after \d+s, and follows @champion: ", out)
+    assert rows(clone)["followed"][:2] == ["1 (@champion)", "serving"]
+    log(clone, "followed", 3)
+    alias(clone, "followed", 2)
+    deadline, answers = time.monotonic() + 120, {8.0}
+    while 12.0 not in answers and time.monotonic() < deadline:
+        status, text = ask(address(out), 4.0)
+        assert status == 200, text
+        answers.add(json.loads(text)["predictions"][0])
+        time.sleep(0.05)
+    assert answers == {8.0, 12.0}
+    assert rows(clone)["followed"][:2] == ["2 (@champion)", "serving"]
+    again, _ = clone.local("mlflow-deploy", "MODEL=followed@champion", "FOLLOW=yes", often, one)
+    assert "followed version 2 was served already, with these settings: nothing to change" in again
+
+    while "brief" in (shown := rows(clone)) and time.monotonic() < deadline:
+        assert shown["brief"][1] == "serving"
+        time.sleep(1)
+    out, _ = clone.local("mlflow-deployments")
+    assert re.search(r"not served any more: brief: job \S+ \w+ LifeSpanEnded", out), out
+
+
+def test_a_server_with_users_of_its_own_lets_the_job_in_by_a_secret(clone: Clone) -> None:
+    password = "correct horse battery"
+    (clone.home / "password").write_text(password)
+    add = [f"{clone.state}/bin/apolo", "secret", "add", "mlflow-admin", f"@{clone.home}/password"]
+    subprocess.run(add, cwd=clone.path, env=clone.env, capture_output=True, check=True)
+    envs = 'MLFLOW_ENVS={"MLFLOW_AUTH_ADMIN_PASSWORD": "secret:mlflow-admin"}'
+    clone.local("mlflow-restart", "MLFLOW_EXTRA_PARAMS=--app-name basic-auth", envs)
+    process = clone.start("mlflow-deploy", "MODEL=brief", "MLFLOW_PLATFORM=local")
+    while process.poll() is None:
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                assert password.encode() not in entry.read_bytes()
+        time.sleep(0.05)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "its job reads the model as admin, by secret:mlflow-admin" in err
+    assert curl(clone, out) == [2.0, 4.0]
+    assert password not in out + err
+    flow(clone, "kill", "mlflow_model", "brief")
+    assert "brief" not in rows(clone)
