@@ -18,8 +18,6 @@ async def clean_up(settings: Settings, older_than: int, *, force: bool, dry_run:
     """Show, and with `force` remove, what was deleted at least `older_than` seconds ago."""
     async with open_flow(settings, will_run=True) as flow:
         task = await Task.prepare(flow, dry_run=dry_run)
-        if dry_run:
-            say(UNCHANGED)
         done = await task.run("gc", older_than=older_than, force=force, dry_run=dry_run)
         found, totals, orphaned = done["found"], done["totals"], done["orphaned"]
         age = f" for {format_duration(older_than)} or longer" if older_than else ""
@@ -45,7 +43,9 @@ async def clean_up(settings: Settings, older_than: int, *, force: bool, dry_run:
             print(f"{what}orphaned: {text}")
         if done["young"]:
             say(f"{done['young']:,} more folders are orphaned, but not for long enough: an hour at least")
-        if not force and (numbers or orphaned["folders"]):
+        if dry_run:
+            say(UNCHANGED)
+        elif not force and (numbers or orphaned["folders"]):
             say("nothing has been removed; add MLFLOW_FORCE=yes to remove all of it for good")
         if done["refused"]:
             raise Failure(*done["refused"])

@@ -19,7 +19,7 @@ mlflow-extend: ; @$(MLFLOW_RUN) extend ## Lengthen the life span of the running 
 mlflow-logs: ; @$(MLFLOW_RUN) logs ## Follow the log of the server; MLFLOW_FOLLOW=no prints what is there
 mlflow-open: ; @$(MLFLOW_RUN) open ## Open the UI in the browser
 mlflow-env: ; @$(MLFLOW_RUN) env ## Print what a client needs: eval "$$(make -s -f $(MLFLOW_DIR)mlflow.mk mlflow-env)"
-mlflow-config: ; @$(MLFLOW_RUN) config ## Print every setting and where it comes from; MLFLOW_FORMAT=json
+mlflow-config: ; @$(MLFLOW_RUN) config ## Print every setting and its source: make -s -f $(MLFLOW_DIR)mlflow.mk mlflow-config MLFLOW_FORMAT=json
 mlflow-render: ; @$(MLFLOW_RUN) render ## Write the rendered action and print its path
 mlflow-check: ; @$(MLFLOW_RUN) check ## Find mistakes in the settings
 mlflow-deploy: ; @$(MLFLOW_RUN) deploy ## Serve a registered model: MODEL=iris, iris/3 or iris@champion, FOLLOW=yes

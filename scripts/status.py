@@ -21,7 +21,8 @@ async def status(settings: Settings) -> int:
         if job is None or flow.job is None:
             print("state     not running")
             if job:
-                print(f"last      job {job.id}, {state_of(job)} at {job.history.finished_at:%F %H:%M} UTC")
+                print(f"last      {job.id}")
+                print(f"ended     {job.history.finished_at:%F %H:%M} UTC, {state_of(job)}")
             print(f"start     {settings.make('mlflow-up')}")
             return MISTAKE
         trouble = await server.probe(flow, job) if job.status.is_running else ""

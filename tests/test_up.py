@@ -84,6 +84,7 @@ async def test_what_the_server_says_of_an_upgrade_is_said(capsys: pytest.Capture
     ("trouble", "words", "said"),
     [
         ("it answers 503 <html>", [], "starting: imports MLflow"),
+        ("it answers 503 x", ["made a folder", "MLflow 3.17.2, server mode, …"], "starting: imports MLflow"),
         ("it does not answer: refused", ["waiting for a lock"], "starting: waiting for a lock"),
         ("it answers 403 Invalid Host header", ["x"], "it answers 403 Invalid Host header"),
         ("pending Scheduling", [], "pending Scheduling"),

@@ -107,7 +107,8 @@ def starting(trouble: str, words: list[str]) -> str:
     """Return what a server that does not answer yet is doing: its own last words, or what takes longest."""
     if not re.match(r"it does not answer|it answers 50[234]\b", trouble):
         return trouble
-    return f"starting: {words[-1]}" if words else "starting: imports MLflow"
+    greeted = not words or re.match(r"MLflow \d", words[-1])  # after its settings it imports
+    return "starting: imports MLflow" if greeted else f"starting: {words[-1]}"
 
 
 async def listen(flow: Flow, job: Job, words: list[str]) -> None:

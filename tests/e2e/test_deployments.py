@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 
 from .conftest import Clone
 from .screen import on_terminal
+from .test_dry_runs import everything
 
 pytestmark = pytest.mark.e2e
 
@@ -201,8 +202,12 @@ def test_a_version_that_never_answers_leaves_the_old_one_and_a_good_one_takes_ov
 
     _, err = clone.local("mlflow-undeploy", "MODEL=iris/2", code=1)
     assert "serves iris version 1, not version 2" in err
+    before = everything(clone)
     out, _ = clone.local("mlflow-undeploy", f"MODEL={name}", MLFLOW_DRY_RUN="yes")
     assert out.startswith("would stop: job ")
+    out, _ = clone.local("mlflow-deploy", f"MODEL={name}/1", MLFLOW_DRY_RUN="yes")
+    assert "would replace job " in out
+    assert everything(clone) == before
     _, err = clone.local("mlflow-undeploy", f"MODEL={name}")
     assert f"{name} version 3; the model stays in the registry" in err
     assert list(rows(clone)) == ["iris"]

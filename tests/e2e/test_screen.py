@@ -35,3 +35,5 @@ def test_up_status_and_down(clone: Clone, width: int, env: dict[str, str]) -> No
             assert "starting: " in text or not changing(text)
     out, err = clone.local("mlflow-status", code=1)  # piped
     assert "\x1b" not in out + err
+    assert out.startswith("state     not running\nlast      job-")
+    assert max(map(len, out.splitlines())) <= 80

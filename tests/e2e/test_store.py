@@ -117,7 +117,13 @@ def test_a_restore_that_is_refused_leaves_the_server_alone(store: Store) -> None
         _, err = clone.local("mlflow-restore", *words, code=1)
         assert reason in err
         assert "stopping the server" not in err
+    chance = {"MLFLOW_BACKEND_STORE_URI": "sqlite:////mnt/mlflow/other.db", "MLFLOW_FORCE": "yes"}
+    for target, word in (("mlflow-restore", f"FROM={name}"), ("mlflow-gc", "OLDER_THAN=0s")):
+        _, err = clone.local(target, word, code=1, **chance)
+        assert "other.db', and the running server has 'sqlite:////mnt/mlflow/mlflow.db'" in err
+        assert "typed on the make command line it is taken" in err
     assert store.job() == before
+    assert store.runs == ["first"]
 
 
 def test_a_restore_stops_the_server_and_starts_it_again(store: Store) -> None:

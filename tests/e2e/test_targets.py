@@ -89,8 +89,11 @@ def test_env_points_a_client_at_the_server(served: Clone) -> None:
     run = subprocess.run(
         ["bash", "-c", shell], cwd=served.path, env=served.env, capture_output=True, text=True, check=True
     )
+    words = ["make", "-s", "-f", "scripts/mlflow.mk", "mlflow-config", "MLFLOW_FORMAT=json"]
+    settings = json.loads(subprocess.check_output(words, cwd=served.path, env=served.env))
     makefile.write_text(before)
     assert run.stdout == served.up()
+    assert settings["port"]["value"] == "5000"
 
 
 def test_pages_of_the_server_itself_may_post_and_others_may_not(served: Clone) -> None:

@@ -107,7 +107,11 @@ def test_neither_yes_nor_no(monkeypatch: pytest.MonkeyPatch) -> None:
         variables.yes("MLFLOW_FORCE")
 
 
-def test_the_action_has_the_same_words() -> None:
+def test_the_readme_and_the_action_have_the_same_words() -> None:
+    [said] = re.findall(r"For true and false, (.*) will do, in any letter", (ROOT / "README.md").read_text())
+    written = re.findall(r"`(\w+)`", said)
+    assert ["true", *written[::2]] == list(variables.TRUE)
+    assert ["false", *written[1::2], ""] == list(variables.FALSE)
     job = yaml.safe_load((ROOT / "action.yaml").read_text())["job"]
     for words in (variables.TRUE, variables.FALSE):
         listed = "[" + ", ".join(f'"{word}"' for word in words) + "]"
