@@ -103,7 +103,7 @@ install() { # NAME LOCK: fills the empty environment; uv does it in a tenth of p
 }
 
 make_venv() { # NAME LOCK
-  local started=$SECONDS python
+  local started=$SECONDS python reason
   check_tools
   # One at a time: the lock belongs to this process and its children, and ends with them however they end.
   if [ "${MLFLOW_SETUP_LOCK:-}" != "$1" ]; then
@@ -131,7 +131,8 @@ os.execvp("bash", ["bash", *sys.argv[2:]])
   counter=$!
   trap stop_count EXIT
   if ! { run_module "$python" venv --clear ".mlflow/$1" && install "$@"; }; then
-    say "could not install $2 into .mlflow/$1 (the reason is above); mend it and run the same command again"
+    reason=$(grep -i error ".mlflow/$1.log" 2>/dev/null | tail -n 1) || :
+    say "could not install $2 into .mlflow/$1: ${reason:-see above}; mend it and run the same command again"
     exit 1
   fi
   stop_count

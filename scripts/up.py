@@ -17,7 +17,7 @@ from flow.platform_check import check_clash, check_submission
 from flow.store_guard import remember, require_same_store
 from flow.store_task import require_no_task
 from flow.submission import inputs
-from flow.workspace import Flow, Job, open_flow, state_of
+from flow.workspace import Flow, Job, last_words, open_flow, state_of
 from settings import problems
 from settings.layers import Settings, redact
 from settings.variables import yes
@@ -67,17 +67,19 @@ async def started(flow: Flow) -> AsyncIterator[Job]:
 
 
 async def died(flow: Flow, job: Job | None) -> None:
-    """Raise the failure that shows the last lines of the log."""
-    reason = "it never started"
+    """Raise the failure, which says the reason itself, below the last lines of the log."""
+    reason, words = "it never started", ""
     if job:
-        print(await flow.log_tail(job), file=sys.stderr)
+        tail = await flow.log_tail(job)
+        print(tail, file=sys.stderr)
+        words = last_words(tail)
         reason = f"job {job.id} {state_of(job)}"
         if job.history.exit_code:
             reason += f", exit code {job.history.exit_code}"
     raise Failure(
         Problem(
-            f"the server ended while starting ({reason})",
-            "its last lines are above; no job is left; correct the setting they name and run the same again",
+            f"the server ended while starting ({reason}){words and f': {words}'}",
+            "no job is left; correct that and run the same again",
         )
     )
 

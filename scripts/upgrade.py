@@ -33,8 +33,8 @@ async def start(flow: Flow, task: Task, done: dict[str, Any]) -> None:
             raise Failure(*failure.problems, *other.problems, code=failure.code) from None
         say(f"{task.backups.uri / undone['kept']} has what was there in between")
         what = "the server does not start on the upgraded store, so the store is again what it was"
-        fix = "correct that and run the same again, or use the image that served it before"
-        raise Failure(*failure.problems, Problem(what, fix), code=failure.code) from None
+        fix = "the image that served it before still does"
+        raise Failure(Problem(what, fix), *failure.problems, code=failure.code) from None
 
 
 async def show(flow: Flow) -> None:

@@ -20,7 +20,7 @@ from common.lazy import lazily
 from flow import neuro_flow, registry, server
 from flow.platform_check import check_deployment
 from flow.submission import Submission
-from flow.workspace import Flow, Job, state_of, time_left
+from flow.workspace import Flow, Job, last_words, state_of, time_left
 from settings.action import compose, find
 from settings.layers import redact
 from settings.live import MODEL_CALL, live_file, server_jobs
@@ -184,10 +184,11 @@ async def answering(flow: Flow, job: Job, what: str) -> tuple[Job, State]:
             job = await flow.client.jobs.status(job.id)
             if job.status.is_finished:
                 waiting.done()
-                print(await flow.log_tail(job), file=sys.stderr)
-                reason = f"job {job.id} {state_of(job)}"
-                fix = "its last lines are above; correct what they name, and run the same again"
-                raise Failure(Problem(f"{what} never answered ({reason})", fix))
+                tail = await flow.log_tail(job)
+                print(tail, file=sys.stderr)
+                words = last_words(tail)
+                reason = f"{what} never answered (job {job.id} {state_of(job)}){words and f': {words}'}"
+                raise Failure(Problem(reason, "correct that, and run the same again"))
             state = await look(flow, job) if job.status.is_running else State()
             if state.ready:
                 return job, state

@@ -64,7 +64,7 @@ def log_in(settings: Settings, *, will_run: bool = False) -> Login:
         lock = TOOLKIT_DIR / "local_platform" / "mlflow.lock"
         bootstrap = ["bash", str(TOOLKIT_DIR / "bootstrap.sh"), "--venv", "venv-mlflow", str(lock)]
         if subprocess.run(bootstrap, check=False).returncode:
-            raise Failure(Problem("MLflow could not be installed for the local platform", "see above"))
+            raise Failure()  # it has said why
     state = STATE.absolute()
     users = Users(STATE.with_name("local.lock"))
     try:

@@ -15,7 +15,7 @@ from common.lazy import lazily
 from flow import credentials
 from flow.credentials import Credentials
 from flow.submission import unescaped
-from flow.workspace import Flow, Job, time_left
+from flow.workspace import WORDS, Flow, Job, time_left
 from settings import access
 from settings.layers import redact
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     import apolo_sdk
 else:
     aiohttp, apolo_sdk = lazily("aiohttp"), lazily("apolo_sdk")
-
-WORDS = "mlflow-server: "
-"""What the server's own lines in the log begin with, as in scripts/in_job."""
 
 
 def env_of(job: Job) -> dict[str, str]:

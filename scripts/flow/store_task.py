@@ -27,7 +27,7 @@ from flow.platform_check import check_submission
 from flow.references import volumes_of
 from flow.store_guard import require_same_store
 from flow.submission import Submission, escaped
-from flow.workspace import Flow, Job, state_of, tags
+from flow.workspace import Flow, Job, last_words, state_of, tags
 from settings.layers import redact
 from settings.values import one_slash, sqlite_path
 
@@ -163,10 +163,11 @@ class Task:
             job = await self._follow(job, what)
             result = await (self._looked(job) if task.get("dry_run") else self._result(job, name))
             if result is None:
-                print(await self.flow.log_tail(job), file=sys.stderr)
-                fix = "its last words are above; run the same again when the reason is gone"
+                tail = await self.flow.log_tail(job)
+                print(tail, file=sys.stderr)
+                words = last_words(tail)
                 ended = f"the {what} ended without a result (job {job.id}: {state_of(job)})"
-                raise Failure(Problem(ended, fix))
+                raise Failure(Problem(f"{ended}{words and f': {words}'}", "run the same again"))
         except (asyncio.CancelledError, Failure):
             job = await self.flow.client.jobs.status(job.id)
             if not job.status.is_finished:

@@ -38,6 +38,8 @@ FIRST_LINES, MORE_LINES = 15.0, 2.0
 """Seconds for the first piece of a log, and for each further one: what is there has been read then."""
 GONE_WAIT = 60.0
 """Seconds that the processes of a job have to end: the platform gives them 30, and looks now and then."""
+WORDS = "mlflow-server: "
+"""What the lines of our own in the log of a job begin with, as in scripts/in_job."""
 LOG_LAG = 15.0
 """Seconds by which the log of an ended job may lag behind its end."""
 
@@ -274,6 +276,20 @@ class Flow:
             async for chunk in self.log(job, follow=False):
                 data = (data + chunk)[-100_000:]
         return data.decode(errors="replace")
+
+
+def last_words(log: str) -> str:
+    """Return the reason that the end of a log gives, "" for none: its last error, else our own last line.
+
+    Ours are no reason where they point to those of others, or say what the server has begun with.
+    """
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    lines = [line for line in lines if not re.match(rf"{WORDS}(MLflow \d|.*see (its words )?above$)", line)]
+    own = [number for number, line in enumerate(lines) if line.startswith(WORDS)]
+    after = lines[own[-1] + 1 :] if own else lines
+    errors = [line for line in after if re.search("error|exception|cannot|fail|refused|killed", line, re.I)]
+    found = errors or [lines[number] for number in own] or lines or [""]
+    return found[-1].removeprefix(WORDS)[:500]
 
 
 def require_job(flow: Flow) -> Job:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -41,6 +42,11 @@ TASKS: dict[str, Callable[[Store, Path, dict[str, Any]], dict[str, Any]]] = {
     "gc": clean_up,
     "look": look,
 }
+PASSING = (
+    "locked|no space|quota|denied|read-?only|not within|written to during|while it was read|what else writes|"
+    "ended by signal|killed|connection"
+)
+"""What a reason says that goes away by itself, or when somebody has done what it names."""
 CHANGING = ("restore", "upgrade", "undo")
 """Those that no server may be beside; a clean-up removes what is deleted under a server as well."""
 
@@ -76,6 +82,13 @@ def do(task: dict[str, Any]) -> dict[str, Any]:
         return recover(store, folder, task) or TASKS[task["do"]](store, folder, task)
 
 
+def told(error: Exception) -> str:
+    """Return why a task has failed, and that the same again helps where the reason is one that goes away."""
+    text = explain(error)
+    passing = isinstance(error, OSError) or re.search(PASSING, text, re.I)
+    return f"{text}; run the same again when that is over" if passing and "again" not in text else text
+
+
 def main() -> int:
     """Do the task; return the exit code."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -84,7 +97,7 @@ def main() -> int:
     try:
         result = do(task)
     except Exception as error:
-        result = {"error": redact(explain(error))}
+        result = {"error": redact(told(error))}
     if task.get("dry_run"):  # which leaves no file, and can be done again
         print(LINE + json.dumps(result), flush=True)
         return 1 if "error" in result else 0
