@@ -12,7 +12,9 @@ import importlib
 import json
 import os
 import secrets
+import sqlite3
 from collections.abc import MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict
 
@@ -39,7 +41,10 @@ def key_file(path: Path) -> Path:
 def make(uri: str) -> Keys:
     """Return new keys for a store; none for gateway secrets where there are some under MLflow's constant."""
     webhooks = base64.urlsafe_b64encode(os.urandom(32)).decode()  # what cryptography calls a Fernet key
-    gateway = "" if rows(uri, "SELECT secret_id FROM secrets LIMIT 1") else secrets.token_urlsafe(32)
+    there: list[Any] = []
+    with suppress(sqlite3.DatabaseError):  # a damaged one: whoever prepares it says so
+        there = rows(uri, "SELECT secret_id FROM secrets LIMIT 1")
+    gateway = "" if there else secrets.token_urlsafe(32)
     return {WEBHOOKS: webhooks, GATEWAY: gateway, FLASK: secrets.token_urlsafe(32)}
 
 
@@ -87,20 +92,42 @@ def write(uri: str, keys: Keys, replace: bool = True) -> None:
                 session.execute(update, {"note": text})
 
 
-def keep(env: MutableMapping[str, str], uri: str, destination: str) -> None:
-    """Complete the environment of a server by the keys that are kept for its store; make them at first."""
+def settle(env: MutableMapping[str, str], uri: str, destination: str) -> Keys:
+    """Return the keys of a store, new ones where none are kept yet, and put them into a server's environment.
+
+    To be called before MLflow is imported, which may be to make its first tables: it takes one of them then.
+    """
     path = store_path(uri)
     if not uri.startswith(("sqlite", "postgresql", "mysql")):
-        return  # a file store has neither webhooks nor gateway
+        return {}  # a file store has neither webhooks nor gateway
     if path and is_served(path, destination):
         if not env.get(WEBHOOKS):
             say(f"WARNING: clients reach {path}, so no keys are kept: secrets of webhooks end with this job")
+        return {}
+    found: Keys = {}
+    with suppress(OSError):  # a volume that cannot be read: whoever prepares the database says so
+        found = read(uri)
+    found = found or make(uri)
+    env.update({name: value for name, value in found.items() if value and not env.get(name)})
+    return found
+
+
+def keep(env: MutableMapping[str, str], uri: str, settled: Keys) -> None:
+    """Keep what has been settled, for a database that is ready; see what it opens there.
+
+    Raises:
+        Problem: another server has kept others in the meantime.
+    """
+    if not settled:
         return
     if not read(uri):
-        write(uri, make(uri), replace=False)
-    kept = opening(uri, read(uri), env)
-    env.update({name: value for name, value in kept.items() if value and not env.get(name)})
-    if not kept.get(GATEWAY, "") and not env.get(GATEWAY):
+        write(uri, settled, replace=False)
+    kept = read(uri)
+    if kept != settled:
+        raise Problem("another server has made the keys of this store at the same moment: run the same again")
+    given = {**env} if env.get(GATEWAY) != kept.get(GATEWAY) else {**env, GATEWAY: ""}
+    if not opening(uri, kept, given).get(GATEWAY) and not given.get(GATEWAY):
+        env.pop(GATEWAY, None)
         say(
             f"gateway secrets are encrypted with a passphrase that all MLflows share; {GATEWAY} changes that,"
         )

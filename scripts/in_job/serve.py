@@ -23,7 +23,7 @@ from in_job.database_server import prepare_sql
 from in_job.environment import DEFAULTS, JOBS, OWN_INPUTS, is_on, names, store_defaults, uvicorn_options
 from in_job.in_use import hold
 from in_job.installed import mlflow_version, package
-from in_job.keys import keep
+from in_job.keys import keep, settle
 from in_job.location import is_database, is_remote, locate, store_path
 from in_job.queries import change, rows
 from in_job.serving.limits import max_body
@@ -54,13 +54,14 @@ def make_default_experiment(store: Path) -> None:
     (store / "0/meta.yaml").write_text("\n".join(lines), "utf-8")
 
 
-def prepare_store(uri: str, destination: str, timeout: float) -> str:
-    """Prepare the backend store; return the destination that the server is to have."""
+def prepare_store(env: MutableMapping[str, str], uri: str, destination: str, timeout: float) -> str:
+    """Prepare the backend store and its keys; return the destination that the server is to have."""
     store = store_path(uri)
     if not is_remote(destination):
         folder = Path(destination).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         destination = str(artifacts_folder(folder, store) if store else folder)
+    keys = settle(env, uri, destination)
     if uri.startswith("sqlite"):
         prepare_sqlite(uri, min(timeout, sqlite.SQLITE_WAIT))
     elif store:
@@ -68,6 +69,7 @@ def prepare_store(uri: str, destination: str, timeout: float) -> str:
         say(f"mlflow migrate-filestore --source {store} --target sqlite:////FOLDER/mlflow.db")
     else:
         prepare_sql(uri, timeout)
+    keep(env, uri, keys)
     return destination
 
 
@@ -118,8 +120,7 @@ def prepare(env: MutableMapping[str, str]) -> list[str]:
     store = store_path(uri)
     if store and mode == "server" and not uri.startswith("sqlite"):
         make_default_experiment(store)
-    destination = prepare_store(uri, destination, timeout)
-    keep(env, uri, destination)
+    destination = prepare_store(env, uri, destination, timeout)
     prepare_users(env, uri, destination)
     tell_of_scoring(env, uri)
     allow_rollups(env, uri, mode)

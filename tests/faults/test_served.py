@@ -221,7 +221,7 @@ def test_nothing_but_artifacts_is_an_artifact(served: Served, fault: MakeFault) 
     columns = "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)"
     served.store.write(f"{columns} VALUES (77, 'elsewhere', 'file:///mnt/mlflow', 'active')")
     outside = served.ask("POST", "/runs/create", {"experiment_id": elsewhere})["run"]["info"]["run_id"]
-    names = ["mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "backups/mlflow-x.db"]
+    names = ["mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "backups/mlflow-x.db", ".mlflow.db.keys"]
     marks = [".mlflow.db.unfinished", "../.mlflow.db.unfinished"]  # which would keep the next server out
     kept = {name: (volume / name).stat().st_ino for name in names}
     entries = sorted(path.name for path in volume.iterdir())
@@ -230,7 +230,9 @@ def test_nothing_but_artifacts_is_an_artifact(served: Served, fault: MakeFault) 
         ways = WAYS_OUT if row.full else ["", "../", "%2e%2e/", "..%2f", *row.random.sample(WAYS_OUT, 3)]
         for address, headers in ((served.proxy, served.authorization), (served.direct, {})):
             for path in (
-                way + name for name in row.pick([*names[::3], marks[0]], [*names, *marks]) for way in ways
+                way + name
+                for name in row.pick([*names[::3], names[-1], marks[0]], [*names, *marks])
+                for way in ways
             ):
                 requests: list[tuple[str, str, object]] = [
                     ("GET", f"{ARTIFACTS}/{path}", None),
@@ -254,6 +256,7 @@ def test_nothing_but_artifacts_is_an_artifact(served: Served, fault: MakeFault) 
                     assert status != 0
                     assert b"SQLite format" not in answer, (method, target)
                     assert SECRET not in answer, (method, target)
+                    assert b"WEBHOOK_SECRET" not in answer, (method, target)
                 assert {name: (volume / name).stat().st_ino for name in names} == kept, path
         assert (volume / "backups/mlflow-x.db").read_bytes() == SECRET
         assert {path.name for path in volume.iterdir()} - {outside} == set(entries)  # docs/limits.md#limits

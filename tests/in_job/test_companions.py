@@ -64,10 +64,9 @@ def check(server: Server, experiment: str) -> None:
 
 
 def test_they_outlive_a_restart_and_move_to_another_database(
-    place: MakePlace, start: StartServer, postgresql: Database, mariadb: Database, template: Path
+    place: MakePlace, start: StartServer, postgresql: Database, mariadb: Database
 ) -> None:
-    store = place(**BASIC)
-    store.path.write_bytes(template.read_bytes())
+    store = place(**BASIC)  # a new one: MLflow is imported to make its tables, and takes a key by that
     server = start(store.destination, **store.env).wait_until_up(401)
     experiment = put_in(server)
     check(server, experiment)
@@ -199,7 +198,7 @@ insert += "masked_value, "
 insert += f"created_at, last_updated_at, workspace) VALUES ('s', 'n', {values}, 1, '***', 1, 1, 'default')"
 queries.change(uri, insert, [""])
 env = {keys.GATEWAY: os.environ["GIVEN"]} if os.environ["GIVEN"] else {}
-keys.keep(env, uri, "/nowhere")
+keys.keep(env, uri, keys.settle(env, uri, "/nowhere"))
 sealed = queries.rows(uri, "SELECT wrapped_dek FROM secrets")[0][0]
 try:
     manager = crypto.KEKManager(env.get(keys.GATEWAY) or crypto.DEFAULT_KEK_PASSPHRASE)
@@ -234,7 +233,8 @@ def test_gateway_secrets_of_another_store_are_opened_by_what_they_were_made_with
 ) -> None:
     store = place()
     store.path.write_bytes(template.read_bytes())
-    store.warm.python("from in_job import keys; keys.keep({}, " + f"{store.uri!r}, '/nowhere')")
+    keep = "from in_job.keys import keep, settle; uri = {!r}; keep({{}}, uri, settle({{}}, uri, '/nowhere'))"
+    store.warm.python(keep.format(store.uri))
     keys = store.path.with_name(".mlflow.db.keys")
     own = json.loads(keys.read_text())["MLFLOW_CRYPTO_KEK_PASSPHRASE"]
     assert own
