@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from in_job.artifact_location import Artifacts
+from in_job.queries import rows
 from in_job.sql import table_names, transaction
 from in_job.store import Store
 from in_job.words import Progress, say
@@ -29,15 +30,36 @@ NUMBERS = {"metrics", "latest_metrics", "params", "spans", "span_metrics", "trac
 """Tables that are large, and have no other ids than those that runs and traces have."""
 
 
-def references(store: Store) -> tuple[set[str], set[str]]:
-    """Return all ids that are in any text of the database, and all paths below the artifacts destination."""
+def neighbours(store: Store) -> list[Path]:
+    """Return other databases of MLflow in SQLite, beside the store: they may refer to the same artifacts."""
+    folders = {store.path.parent} if store.path else set()
+    if store.artifacts:
+        folders |= {Path(store.destination).absolute(), Path(store.destination).absolute().parent}
+    found = {file.resolve(): file for folder in folders if folder.is_dir() for file in folder.glob("*.db")}
+    if store.path:
+        found.pop(store.path.resolve(), None)
+    return [file for file in found.values() if rows(f"sqlite:///{file}", "SELECT count(*) FROM experiments")]
+
+
+def all_references(store: Store) -> tuple[set[str], set[str]]:
+    """Return what `references` finds in the store's database, and in others that lie beside."""
+    ids, paths = references(store, store.uri)
+    for file in neighbours(store):
+        say(f"what {file} refers to stays as well: move it away once nobody needs it")
+        more, further = references(store, f"sqlite:///{file}")
+        ids, paths = ids | more, paths | further
+    return ids, paths
+
+
+def references(store: Store, uri: str) -> tuple[set[str], set[str]]:
+    """Return all ids that are in any text of a database, and all paths below the artifacts destination."""
     alchemy = importlib.import_module("sqlalchemy")
     places = f"mlflow-artifacts:(?://[^/\\s\"']*)?|(?:file://)?{re.escape(store.destination.rstrip('/'))}"
     path = re.compile(f"(?:{places})(/[^\\s\"']*)")
     ids: set[str] = set()
     paths: set[str] = set()
-    isolation = "SERIALIZABLE" if store.path else "READ COMMITTED"
-    with transaction(store.uri, isolation) as session:
+    isolation = "SERIALIZABLE" if uri.startswith("sqlite") else "READ COMMITTED"
+    with transaction(uri, isolation) as session:
         metadata = alchemy.MetaData()
         metadata.reflect(session, only=[name for name in table_names(session) if name not in NUMBERS])
         progress = Progress("rows read that may refer to artifacts")
@@ -117,14 +139,16 @@ def find(store: Store, backups: Path, older_than: float, *, note: bool = True) -
     if store.mixed():
         say("artifacts lie beside the database: `make mlflow-upgrade` first, then orphaned ones are found")
         return []
-    ids, paths = references(store)
+    ids, paths = all_references(store)
     above = {str(parent) for path in paths for parent in (PurePosixPath(path), *PurePosixPath(path).parents)}
     tree, now, found = Tree(store), time.time(), []
     notes = backups / f".orphans-{store.token}.json"
     seen = json.loads(notes.read_text("utf-8")) if notes.exists() else {}
     noted: dict[str, Any] = {}
+    own = 0
     for identifier, path in tree.candidates({path for path in paths if not ID.search(path)}):
         if identifier in ids or path in above:
+            own += 1
             continue
         size, written = at(store, path).size(), tree.written(path)
         if written is None:
@@ -137,12 +161,16 @@ def find(store: Store, backups: Path, older_than: float, *, note: bool = True) -
         part = notes.with_name(f"{notes.name}.part")
         part.write_text(json.dumps(noted), "utf-8")
         part.replace(notes)
+    if found and not own:
+        say(f"WARNING: {store.destination} has {len(found):,} folders of runs, models and traces, but none")
+        say("of this store, so they may be another's: none counts as orphaned")
+        return []
     return found
 
 
 def remove(store: Store, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Remove orphaned artifacts, and the folders that become empty by that; return what has been removed."""
-    ids = references(store)[0] if found else set()  # what has come back meanwhile stays
+    ids = references(store, store.uri)[0] if found else set()  # what has come back meanwhile stays
     gone = [orphan for orphan in found if PurePosixPath(orphan["path"]).name not in ids]
     progress = Progress("orphaned artifacts removed")
     for orphan in gone:

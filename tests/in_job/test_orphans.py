@@ -107,6 +107,17 @@ def filled(store: Place, template: Path) -> None:
         database.executescript(ROWS)
 
 
+STOP = """
+import os, signal
+from in_job import artifact_location
+delete = artifact_location.Artifacts.delete
+def kill(self):
+    delete(self)
+    os.kill(os.getpid(), signal.SIGKILL)
+artifact_location.Artifacts.delete = kill
+"""
+
+
 def test_what_nothing_refers_to_is_shown_and_removed_when_it_is_old(place: MakePlace, template: Path) -> None:
     store = place()
     filled(store, template)
@@ -128,16 +139,7 @@ def test_what_nothing_refers_to_is_shown_and_removed_when_it_is_old(place: MakeP
     assert shown["orphaned"] == {"folders": 3, "bytes": 15}
     assert len(tree(artifacts)) == 10
     assert store.run("gc", older_than=10**10, force=True)["orphans"] == []
-    stop = """
-import os, signal
-from in_job import artifact_location
-delete = artifact_location.Artifacts.delete
-def kill(self):
-    delete(self)
-    os.kill(os.getpid(), signal.SIGKILL)
-artifact_location.Artifacts.delete = kill
-"""
-    assert store.start("gc", stop, older_than=0, force=True).wait() == -9
+    assert store.start("gc", STOP, older_than=0, force=True).wait() == -9
     for path in artifacts.rglob("*"):
         os.utime(path, (1, 1))
     assert store.run("gc", older_than=0, force=True)["orphaned"]["folders"] == 2
@@ -145,16 +147,47 @@ artifact_location.Artifacts.delete = kill
     assert not (artifacts / "7/models").exists()
 
 
+def test_artifacts_of_another_store_stay(place: MakePlace, template: Path) -> None:
+    """As where somebody tries a new database, and leaves the artifacts where they were."""
+    store = place()
+    filled(store, template)
+    artifacts = store.folder / "artifacts"
+    for name in FILES["orphaned"] + FILES["referred to"]:
+        (artifacts / name).parent.mkdir(parents=True, exist_ok=True)
+        (artifacts / name).write_bytes(b"12345")
+    for path in artifacts.rglob("*"):
+        os.utime(path, (1, 1))
+    new = store.folder / "new.db"
+    shutil.copyfile(template, new)
+    env = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{new}"}
+    beside = store.start("gc", env=env, older_than=0, force=False)
+    assert beside.wait() == 0, beside.said
+    assert f"what {store.path} refers to stays as well" in beside.said
+    assert beside.result["orphaned"]["folders"] == 3
+    store.path.rename(store.folder / "moved away")
+    alone = store.start("gc", env=env, older_than=0, force=True)
+    assert alone.wait() == 0, alone.said
+    assert "they may be another's: none counts as orphaned" in alone.said
+    assert (alone.result["orphaned"]["folders"], alone.result["young"]) == (0, 0)
+    assert len(tree(artifacts)) == 10
+
+
 def test_in_an_object_store_it_has_to_be_found_twice(place: MakePlace, template: Path, s3: S3) -> None:
     store = place(destination="s3://bucket/orphans", **s3.env)
     filled(store, template)
-    for name in FILES["orphaned"] + FILES["referred to"]:
+    store.query(
+        "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) "
+        "VALUES (5, 'not proxied', 's3://bucket/orphans/plain', 'active')"
+    )
+    plain = f"plain/{GONE}/artifacts/x"
+    for name in [plain, *FILES["orphaned"], *FILES["referred to"]]:
         s3.client.put_object(Bucket="bucket", Key=f"orphans/{name}", Body=b"12345")
-    assert store.run("gc", older_than=0, force=True)["young"] == 3
+    assert store.run("gc", older_than=0, force=True)["young"] == 4
     [notes] = store.backups.glob(".orphans-*.json")
     earlier = {path: [size, since - 4000] for path, (size, since) in json.loads(notes.read_text()).items()}
     notes.write_text(json.dumps(earlier))
     s3.client.put_object(Bucket="bucket", Key=f"orphans/0/{GONE}/artifacts/y", Body=b"still uploading")
+    assert store.start("gc", STOP, older_than=0, force=True).wait() == -9
     done = store.run("gc", older_than=0, force=True)
     assert (done["orphaned"], done["young"]) == ({"folders": 2, "bytes": 10}, 1)
     assert set(s3.tree("orphans/")) == {*FILES["referred to"], FILES["orphaned"][0], f"0/{GONE}/artifacts/y"}
