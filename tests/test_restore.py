@@ -40,6 +40,25 @@ def test_a_database_is_uploaded_with_what_is_in_its_log(tmp_path: Path) -> None:
         assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
+def test_a_database_without_its_log_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, lone = tmp_path / "mlflow.db", tmp_path / "lone.db"
+    with closing(database(path)) as opened:
+        lone.write_bytes(path.read_bytes())  # as somebody copies the file alone off a running server
+        with restore.whole(path):
+            pass
+        assert capsys.readouterr().err == ""
+        with restore.whole(lone):
+            pass
+        said = capsys.readouterr().err
+        assert "warning: lone.db has a write-ahead log, and no lone.db-wal is beside it" in said
+        opened.execute("PRAGMA journal_mode = delete")
+        path.with_name("mlflow.db-wal").unlink(missing_ok=True)
+        lone.write_bytes(path.read_bytes())  # as a server leaves it at its stop
+        with restore.whole(lone):
+            pass
+        assert capsys.readouterr().err == ""
+
+
 def test_any_other_file_is_uploaded_as_it_is(tmp_path: Path) -> None:
     for data in (b"PK\3\4", b""):
         (tmp_path / "backup.zip").write_bytes(data)

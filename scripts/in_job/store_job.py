@@ -43,8 +43,8 @@ TASKS: dict[str, Callable[[Store, Path, dict[str, Any]], dict[str, Any]]] = {
     "look": look,
 }
 PASSING = (
-    "locked|no space|quota|denied|read-?only|not within|written to during|while it was read|what else writes|"
-    "ended by signal|killed|connection"
+    "locked|no space|is full|quota|denied|read-?only|not within|written to during|while it was read|"
+    "what else writes|ended by signal|killed|connection"
 )
 """What a reason says that goes away by itself, or when somebody has done what it names."""
 CHANGING = ("restore", "upgrade", "undo")

@@ -189,6 +189,11 @@ def test_what_the_platform_refuses(clone: Clone) -> None:
 def test_check_asks_the_platform(clone: Clone) -> None:
     _, err = clone.local("mlflow-check")
     assert err == "mlflow: no error found\n"
+    inline = "MLFLOW_BACKEND_STORE_URI=postgresql://me:s3cret@db.example.org/runs"
+    for words in (("mlflow-check", inline), ("mlflow-up", inline, "MLFLOW_DRY_RUN=yes")):
+        out, err = clone.local(*words)
+        assert err.count("can be read in the job's description") == 1
+        assert "s3cret" not in out + err
     wrong = ["MLFLOW_PRESET=huge", "MLFLOW_BACKEND_STORE_URI=secret:db", 'MLFLOW_ENVS={"A": "secret:a"}']
     for target in ("mlflow-check", "mlflow-up"):
         _, err = clone.local(target, *wrong, code=1)

@@ -42,6 +42,8 @@ def value(column: Any, row: int) -> Any:
         return NUMBERS[row % len(NUMBERS)] if exact else row / 8
     if isinstance(kind, sqlalchemy.types.Date):
         return str(datetime.date(2026, 2, 26) + datetime.timedelta(row))
+    if column.name == "id" and column.primary_key and isinstance(kind, sqlalchemy.types.Integer):
+        return row + 1  # which the database counts on from
     if isinstance(kind, sqlalchemy.types.BigInteger):
         return BIG - row
     if isinstance(kind, sqlalchemy.types.Integer):
@@ -64,7 +66,7 @@ def fill(database: Any, rows: int = 7) -> None:
     metadata.reflect(database)
     made: dict[str, list[dict[str, Any]]] = {}
     for table in metadata.sorted_tables:
-        if table.name == "alembic_version":
+        if table.name.startswith("alembic_version"):
             continue
         made[table.name] = []
         for row in range(rows):
