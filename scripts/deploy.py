@@ -96,6 +96,8 @@ async def deploy(settings: Settings, text: str, *, follow: bool, dry_run: bool) 
         changes = await drift.differences(flow, job, plan.submission) if job else []
         longer = [change for change in changes if change.startswith("life_span: ")]
         changes = [change for change in changes if change not in longer]
+        if job and not follow and await deployments.serves(flow, job, plan.model):
+            changes = [change for change in changes if not change.startswith("model: ")]
         if dry_run:
             show(flow, plan, job, changes)
             return

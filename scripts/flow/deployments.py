@@ -166,6 +166,12 @@ async def look(flow: Flow, job: Job) -> State:
     return state
 
 
+async def serves(flow: Flow, job: Job, model: registry.Model) -> bool:
+    """Tell whether a running job answers for a model, by whatever name it was told to: `iris` as `iris/3`."""
+    state = await look(flow, job) if job.status.is_running else State()
+    return state.ready and state.said.get("uri") == model.uri and not state.said.get("follow")
+
+
 def address(job: Job) -> str:
     """Return where clients reach the model."""
     return str(job.http_url).rstrip("/")
