@@ -37,6 +37,9 @@ def collect(store: Store, work: Path) -> dict[str, Path]:
     if not store.is_database:
         return found
     kept = keys.read(store.uri)
+    given = [n for n in (keys.WEBHOOKS, keys.GATEWAY) if store.env.get(n, "") not in ("", kept.get(n, ""))]
+    if given:
+        say(f"left out: {' and '.join(given)}, which envs sets: whoever restores this needs the same")
     if kept:
         found[KEYS] = work / KEYS
         found[KEYS].write_text(json.dumps(kept), "utf-8")

@@ -257,7 +257,11 @@ def test_keys_are_put_where_no_client_reaches_them(place: MakePlace, template: P
     first.path.write_bytes(template.read_bytes())
     keys = '{"MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": "of the first"}'
     first.path.with_name(".mlflow.db.keys").write_text(keys)
-    name = first.backup()
+    job = first.start("backup", env={"MLFLOW_CRYPTO_KEK_PASSPHRASE": "of envs"}, artifacts=False)
+    assert job.wait() == 0, job.said
+    assert "left out: MLFLOW_CRYPTO_KEK_PASSPHRASE, which envs sets: whoever restores" in job.said
+    assert "of envs" not in job.said
+    name = str(job.result["name"])
     among = place("among", destination=first.folder.with_name("among"))  # where all of the volume is served
     (among.folder / "1").mkdir()
     (among.folder / "1/file").write_bytes(b"x")

@@ -224,12 +224,14 @@ def test_all_workspaces(env: dict[str, str], place: MakePlace, template: Path) -
         (artifacts / path.strip("/")).mkdir(parents=True)
         (artifacts / path.strip("/") / "x").write_bytes(b"x")
     name = store.backup(artifacts=True)
-    assert store.run("gc", older_than=0, force=True)["totals"] == {
-        "run": 2,
-        "model": 0,
-        "experiment": 0,
-        "bytes": 2,
-    }
+    orphan = artifacts / f"{places[2].strip('/').rpartition('/')[0]}".rpartition("/")[0] / GONE / "artifacts"
+    orphan.mkdir(parents=True)
+    for path in (orphan, orphan.parent):
+        os.utime(path, (1, 1))
+    done = store.run("gc", older_than=0, force=True)
+    assert done["totals"] == {"run": 2, "model": 0, "experiment": 0, "bytes": 2}
+    assert done["orphaned"]["folders"] == 1  # of the second workspace
+    assert not orphan.exists()
     assert set(tree(artifacts)) == {f"{path.strip('/')}/x" for path in places[1::2]}
     store.restore(name, force=True)
     assert len(tree(artifacts)) == 4
