@@ -226,8 +226,8 @@ def test_all_workspaces(env: dict[str, str], place: MakePlace, template: Path) -
     name = store.backup(artifacts=True)
     orphan = artifacts / f"{places[2].strip('/').rpartition('/')[0]}".rpartition("/")[0] / GONE / "artifacts"
     orphan.mkdir(parents=True)
-    for path in (orphan, orphan.parent):
-        os.utime(path, (1, 1))
+    for folder in (orphan, orphan.parent):
+        os.utime(folder, (1, 1))
     done = store.run("gc", older_than=0, force=True)
     assert done["totals"] == {"run": 2, "model": 0, "experiment": 0, "bytes": 2}
     assert done["orphaned"]["folders"] == 1  # of the second workspace
