@@ -154,6 +154,8 @@ def commands(state: Path, executables: Path) -> dict[str, str]:
     lines += ["unset NEURO_PASSED_CONFIG"]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in _environment(state).items()]
     lines += [f'export PATH={shlex.quote(str(executables))}:"$PATH"']
+    ended = "mlflow: the local platform has ended; make mlflow-up MLFLOW_PLATFORM=local starts it"
+    lines += [f"[ -e {shlex.quote(str(state / 'server.json'))} ] || echo {shlex.quote(ended)} >&2"]
     return {
         name: "\n".join([*lines, f'exec {shlex.quote(str(executables / name))} "$@"\n'])
         for name in ("neuro-flow", "apolo-flow", "apolo", "neuro")

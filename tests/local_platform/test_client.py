@@ -147,6 +147,15 @@ def test_a_platform_that_ends_while_starting_says_why(tmp_path: Path) -> None:
         client.start(state)
 
 
+def test_its_commands_say_when_it_has_ended(new: Callable[[], Platform]) -> None:
+    platform = new()
+    said = "mlflow: the local platform has ended; make mlflow-up MLFLOW_PLATFORM=local starts it\n"
+    assert platform.cli("apolo", "--version").stderr == ""
+    client.stop(platform.state)
+    done = platform.cli("apolo", "--version")
+    assert (done.returncode, done.stderr) == (0, said)
+
+
 def test_it_listens_on_loopback_only(new: Callable[[], Platform]) -> None:
     import socket
     from urllib.parse import urlsplit
