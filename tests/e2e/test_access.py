@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import subprocess
+import urllib.error
 import urllib.request
 from typing import Any
 
@@ -66,8 +67,17 @@ def test_users_and_keys_outlive_the_job_and_no_key_is_anywhere_else(clone: Clone
     assert len(keys) == 3
     assert all(keys)
     said += [*clone.local("mlflow-status", *settings), *clone.local("mlflow-logs", MLFLOW_FOLLOW="no")]
-    said += [*clone.local("mlflow-backup", *settings), *clone.local("mlflow-restart", *settings)]
-    assert "2 users" in "".join(said)
+    said += clone.local("mlflow-backup", *settings)
+    name = said[-2].split()[1]
+    ask(env, "users/create", {"username": "bob", "password": "is not in the backup"})
+    said += clone.local("mlflow-restore", f"FROM={name}", "MLFLOW_FORCE=yes", *settings)
+    assert "1 webhook, 2 users" in said[-2]
+    assert "MLflow is up" in said[-2]
+    said += clone.local("mlflow-upgrade", *settings)
+    assert "the store is up to date" in said[-2]
+    said += clone.local("mlflow-gc", *settings)
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        ask({**env, "MLFLOW_TRACKING_USERNAME": "bob"}, "users/get?username=bob")
     ann = {**client_environment(clone), "MLFLOW_TRACKING_USERNAME": "ann"}
     ann["MLFLOW_TRACKING_PASSWORD"] = "what only ann knows"
     assert ask(ann, "users/get?username=ann")["user"]["username"] == "ann"
