@@ -14,6 +14,9 @@ from urllib.parse import unquote, urlsplit
 from in_job.store import Store
 from in_job.words import say
 
+SHARED = ("models", "traces")
+"""The folders of an experiment that are of several things."""
+
 
 class Artifacts:
     """The artifacts at a location, which clients choose; of a proxied one without the proxy.
@@ -60,13 +63,32 @@ class Artifacts:
             return sum(path.lstat().st_size for path in files)
         return sum(size for _, _, size in self.files()) if self.where else 0
 
-    def delete(self) -> None:
-        """Delete them; file by file in an object store, where older MLflows take 1 and 10 for one folder."""
-        if self.folder and self.folder.exists():
-            shutil.rmtree(self.folder)
-            with suppress(OSError):  # other things are beside it
-                if self.folder.name == "artifacts":
-                    self.folder.parent.rmdir()
-        elif self.where and not self.folder:
-            for repository, path, _ in list(self.files()):
+    def entries(self) -> list[Any]:
+        """Return what is there now, for `delete`; of an experiment each run, model and trace.
+
+        One that is made when the rows are gone may get the same id, and so the same place.
+        """
+        if not self.folder:
+            return list(self.files()) if self.where else []
+        found: list[Any] = []
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for entry in self.folder.iterdir():
+                shared = entry.name in SHARED and entry.is_dir() and not entry.is_symlink()
+                found += entry.iterdir() if shared else [entry]
+        return found
+
+    def delete(self, entries: list[Any]) -> None:
+        """Delete entries; file by file in an object store: older MLflows take 1 and 10 for one folder."""
+        if not self.folder:
+            for repository, path, _ in entries:
                 repository.delete_artifacts(path)
+            return
+        for path in entries:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        beside = [self.folder.parent] if self.folder.name == "artifacts" else []
+        for folder in [*(self.folder / name for name in SHARED), self.folder, *beside]:
+            with suppress(OSError):  # it is not there, or other things are in it
+                folder.rmdir()

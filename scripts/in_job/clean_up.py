@@ -178,6 +178,7 @@ class CleanUp:
         if kind == "experiment":
             sizes[-1] = max(sizes[-1] - sum(sizes[:-1]), 0)
         if self.force:
+            entries = [found.entries() if found else [] for found in artifacts]
             try:
                 there = self.remove_rows(items)
             except Exception as error:
@@ -186,9 +187,9 @@ class CleanUp:
                 return True
             if not there:
                 return False
-            for location in artifacts:
+            for location, listed in zip(artifacts, entries):
                 if location:
-                    location.delete()
+                    location.delete(listed)
         elif not getattr(self, f"{kind}_is_deleted")(identifier):
             return False
         for (what, name, words, _), size in zip(items, sizes):

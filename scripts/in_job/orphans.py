@@ -174,7 +174,8 @@ def remove(store: Store, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     gone = [orphan for orphan in found if PurePosixPath(orphan["path"]).name not in ids]
     progress = Progress("orphaned artifacts removed")
     for orphan in gone:
-        at(store, orphan["path"]).delete()
+        place = at(store, orphan["path"])
+        place.delete(place.entries())
         progress(1)
         top, parents = store.artifacts, list(PurePosixPath(orphan["path"]).parents)[:-1]
         with suppress(OSError):  # one is not empty

@@ -134,8 +134,8 @@ def test_what_is_shown_is_removed_and_nothing_else(place: MakePlace, template: P
 import os, signal
 from in_job import artifact_location
 delete, count = artifact_location.Artifacts.delete, []
-def kill(self):
-    delete(self)
+def kill(self, entries):
+    delete(self, entries)
     count.append(1)
     if len(count) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -217,6 +217,56 @@ artifact_location.Artifacts.size = restore
     rows = store.query("SELECT run_uuid FROM runs UNION SELECT model_id FROM logged_models")
     assert {identifier for (identifier,) in rows} == {filled.ids[name] for name in left}
     assert len(store.query("SELECT * FROM experiments")) == 4
+
+
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_what_a_new_experiment_with_the_same_id_has_stays(
+    kind: str, place: MakePlace, template: Path, request: pytest.FixtureRequest
+) -> None:
+    """SQLite gives the highest id again: here right after the rows are gone, and before the artifacts are."""
+    store = place()
+    if kind == "s3":
+        s3: S3 = request.getfixturevalue("s3")
+        store = place(destination="s3://bucket/again", **s3.env)
+    shutil.copyfile(template, store.path)
+    insert = "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) VALUES "
+    store.query(f"{insert} (7, 'old', 'mlflow-artifacts:/7', 'deleted')")
+    old = [
+        f"7/{'a' * 32}/artifacts/deep/x",
+        f"7/models/m-{'a' * 32}/artifacts/x",
+        "7/traces/tr-1/x",
+        "7/loose",
+    ]
+    new = [f"7/{'b' * 32}/artifacts/x", f"7/models/m-{'b' * 32}/artifacts/x", "7/traces/tr-2/x"]
+    made_meanwhile = f"""
+import os, pathlib
+from in_job import clean_up, queries
+from in_job.store import Store
+remove = clean_up.CleanUp.remove_rows
+def meanwhile(self, items):
+    done = remove(self, items)
+    queries.change(self.store.uri, "{insert} (7, 'new', 'mlflow-artifacts:/7', 'active')", [""])
+    for name in {new!r}:
+        if self.store.artifacts:
+            path = self.store.artifacts / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"new")
+        else:
+            import boto3
+            client = boto3.client("s3", endpoint_url=os.environ["MLFLOW_S3_ENDPOINT_URL"])
+            client.put_object(Bucket="bucket", Key="again/" + name, Body=b"new")
+    return done
+clean_up.CleanUp.remove_rows = meanwhile
+"""
+    for name in old:
+        if kind == "s3":
+            s3.client.put_object(Bucket="bucket", Key=f"again/{name}", Body=b"old")
+        else:
+            (store.folder / "artifacts" / name).parent.mkdir(parents=True, exist_ok=True)
+            (store.folder / "artifacts" / name).write_bytes(b"old")
+    assert store.run("gc", made_meanwhile, older_than=0, force=True)["totals"]["experiment"] == 1
+    left = s3.tree("again/") if kind == "s3" else tree(store.folder / "artifacts")
+    assert left == dict.fromkeys(new, b"new")
 
 
 def test_a_deleted_experiment_with_a_run_that_is_not_stays(place: MakePlace, template: Path) -> None:

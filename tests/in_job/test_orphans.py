@@ -111,8 +111,8 @@ STOP = """
 import os, signal
 from in_job import artifact_location
 delete = artifact_location.Artifacts.delete
-def kill(self):
-    delete(self)
+def kill(self, entries):
+    delete(self, entries)
     os.kill(os.getpid(), signal.SIGKILL)
 artifact_location.Artifacts.delete = kill
 """
