@@ -8,10 +8,18 @@ from common import console
 from common.console import MISTAKE, format_duration
 from flow import server
 from flow.backups import age_of_newest
-from flow.drift import drift
-from flow.workspace import age, open_flow, state_of, time_left
+from flow.drift import drift, is_ours
+from flow.workspace import Flow, Job, age, open_flow, state_of, time_left
 from settings import problems
 from settings.layers import Settings
+
+
+async def compared(flow: Flow, job: Job) -> str:
+    """Return in what the server differs from today's settings, in words."""
+    if not is_ours(job):
+        return f"of an older action, until `{flow.settings.make('mlflow-restart')}`"
+    changed = await drift(flow, job)
+    return f"other than today: {'; '.join(changed)}" if changed else "as today"
 
 
 async def status(settings: Settings) -> int:
@@ -37,8 +45,7 @@ async def status(settings: Settings) -> int:
         print(f"ends in   {format_duration(left) if left is not None else 'no limit'}")
         newest = await age_of_newest(flow, job)
         print(f"backup    {'none yet' if newest is None else f'the newest is {format_duration(newest)} old'}")
-        changed = await drift(flow, job)
-        print(f"settings  {'as today' if not changed else 'other than today: ' + '; '.join(changed)}")
+        print(f"settings  {await compared(flow, job)}")
         return 0 if serves else MISTAKE
 
 

@@ -14,6 +14,7 @@ from common.console import format_duration, one_line
 from common.lazy import lazily
 from flow import credentials
 from flow.credentials import Credentials
+from flow.drift import is_ours
 from flow.submission import unescaped
 from flow.workspace import WORDS, Flow, Job, time_left
 from settings import access
@@ -154,9 +155,12 @@ def describe(flow: Flow, job: Job) -> str:
         ("access", who_gets_in(job)),
         *[("means", line) for line in exports(flow, job)],
         *[("", line) for line in [missing_credentials(flow, job)] if line],
-        ("runs", redact(env.get("MLFLOW_BACKEND_STORE_URI", "")) or "on the volume of the artifacts"),
-        ("artifacts", env.get("MLFLOW_ARTIFACTS_DESTINATION", "")),
     ]
+    if is_ours(job):  # one of an older action does not say
+        rows.append(
+            ("runs", redact(env.get("MLFLOW_BACKEND_STORE_URI", "")) or "on the volume of the artifacts")
+        )
+        rows.append(("artifacts", env.get("MLFLOW_ARTIFACTS_DESTINATION", "")))
     for volume in job.container.volumes:
         rows.append(("volume", f"{volume.container_path} is {volume.storage_uri}"))
         if flow.login.storage:

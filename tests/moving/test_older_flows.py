@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from tests.conftest import ROOT
 from tests.copying.conftest import git, lay
 from tests.copying.older_flows import FLOWS
 from tests.copying.project import call, log_run
-from tests.local_platform.harness import HOME
+from tests.local_platform.harness import HOME, SERVER
 
 from .conftest import Moved
 from .test_older_stores import VERSIONS
@@ -60,14 +61,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moved]:
     made.end()
 
 
-@pytest.fixture(params=SHAPES)
-def shape(project: Moved, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of a shape that is the project's flow, on volumes that are empty."""
+def lay_flow(project: Moved, name: str) -> None:
+    """Make a flow the project's, on volumes that are empty."""
     git(project.path, "reset", "-q", "--hard")
     git(project.path, "clean", "-fdxq", "-e", ".mlflow")
     shutil.rmtree(project.state / "storage/live", ignore_errors=True)
-    (project.path / ".neuro/live.yaml").write_bytes(SHAPES[request.param].encode())
-    git(project.path, "commit", "-qam", request.param)
+    (project.path / ".neuro/live.yaml").write_bytes(FLOWS[name].encode())
+    git(project.path, "commit", "-qam", name)
+
+
+@pytest.fixture(params=SHAPES)
+def shape(project: Moved, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a shape that is the project's flow."""
+    lay_flow(project, request.param)
     yield request.param
     project.local("mlflow-down")
 
@@ -100,3 +106,37 @@ def test_taken_over_and_started(project: Moved, shape: str) -> None:
         assert list(project.state.glob(pattern)), pattern
     if "train" in jobs:
         assert "says b'OK'" in run(project, "train")
+
+
+def test_an_older_server_goes_on_until_it_is_replaced(project: Moved) -> None:
+    lay_flow(project, "docs of 1.17")
+    project.install("TAKE_OVER=yes")
+    project.volume("live/mlruns").mkdir(parents=True)
+    tags = [f"--tag={tag}" for tag in ("project:their-project", "flow:live", "job:mlflow")]
+    words = ["run", "--detach", "--http-port=5000", "--no-http-auth", "--life-span=1d", *tags]
+    words += [
+        "--volume=storage:live/mlruns:/usr/local/share/mlruns:rw",
+        "ghcr.io/mlflow/mlflow:v3.17.2-full",
+        "--",
+        "python3",
+        "-c",
+        SERVER,
+    ]
+    command = [f"{project.state}/bin/apolo", *words]
+    started = subprocess.check_output(command, cwd=project.path, env=project.env, text=True)
+    [older] = re.findall(r"job-[0-9a-f-]{36}", started.splitlines()[0])
+
+    out, err = project.local("mlflow-up")
+    assert not re.search("(?m)^  (runs|artifacts) ", out)
+    assert out.startswith("MLflow was running already: ")
+    assert f"job {older} was started by an older action; its server goes on until it is replaced:" in err
+    assert "`make mlflow-restart MLFLOW_PLATFORM=local` stops it, upgrades its store, and starts this" in err
+    out, _ = project.local("mlflow-status")
+    assert "settings  of an older action, until `make mlflow-restart MLFLOW_PLATFORM=local`\n" in out
+    out, _ = project.local("mlflow-restart", "MLFLOW_DRY_RUN=yes")
+    assert f"would stop: job {older}" in out
+    out, _ = project.local("mlflow-restart")
+    assert out.startswith("MLflow is up: ")
+    log_run(out.splitlines()[0].rpartition(" ")[2])
+    assert (project.volume("live/mlruns") / "mlflow.db").exists()
+    project.local("mlflow-down")
