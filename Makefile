@@ -4,7 +4,7 @@
 include scripts/mlflow.mk
 
 help: ; @$(MLFLOW_RUN) help Makefile
-test: dev ; @.mlflow/venv-dev/bin/python -m pytest --reruns 1 -raR ## Run every test
+test: dev ; @.mlflow/venv-dev/bin/python -m pytest -n 4 --reruns 1 -raR ## Run every test
 test-faults: dev ; @.mlflow/venv-dev/bin/python -m pytest tests/faults --full --timeout 3600 --dist loadgroup ## Try every fault often, and print a table
 test-quick: environments ; @.mlflow/venv-dev/bin/python -m pytest -m 'not e2e' ## Run the tests that start no server
 lint: environments ; @bash dev/lint.sh ## Check style, types, shell scripts and generated text
