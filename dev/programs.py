@@ -165,7 +165,9 @@ def main() -> int:
     if run.returncode or missing():
         print(run.stdout, file=sys.stderr)
         left = ", ".join(need.what for need in missing())
-        return say(f"could not install {left} (the reason is above): apt-get install {install}")
+        lines = [line.strip() for line in run.stdout.splitlines() if line.strip()]
+        reason = lines[-1] if lines else "apt-get says nothing"
+        return say(f"could not install {left}: {reason}; try: apt-get install {install}")
     return 0
 
 

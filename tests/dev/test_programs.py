@@ -152,7 +152,7 @@ def test_what_cannot_be_installed_is_said_with_the_reason(
     assert programs.main() == 1
     *_, reason, last = (line for line in capfd.readouterr().err.splitlines() if line)
     assert reason == "no space left"
-    assert last.startswith("mlflow: could not install Chromium (the reason is above)")
+    assert last.startswith("mlflow: could not install Chromium: no space left; try: apt-get install ")
 
 
 def test_on_ubuntu_the_packages_are_those_of_ubuntu(machine: Machine) -> None:
