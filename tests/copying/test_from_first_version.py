@@ -57,13 +57,12 @@ class Copy(Project):
 
 
 @pytest.fixture
-def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Copy]:
-    made = Copy(tmp_path, *REPOSITORIES[request.param][:2])
+def copy(tmp_path: Path) -> Iterator[Copy]:
+    made = Copy(tmp_path, *REPOSITORIES["habits"][:2])
     yield made
     made.end()
 
 
-@pytest.mark.parametrize("copy", ["without a Makefile", "habits"], indirect=True)
 def test_it_is_brought_to_this_version(copy: Copy) -> None:
     before = snapshot(copy.path)
     copy.install()
