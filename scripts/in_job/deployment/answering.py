@@ -242,9 +242,8 @@ def lead(
 
     def share(names: list[str]) -> None:
         for name in names if FORKS else []:
-            with suppress(
-                Exception
-            ):  # a flavour need not be a module's name, and loading says what is missing
+            # a flavour need not be a module's name, and loading says what is missing
+            with suppress(Exception):
                 importlib.import_module(name)
 
     share(["mlflow.pyfunc.scoring_server", "fastapi", "uvicorn", *found["modules"]])
