@@ -206,4 +206,5 @@ Beyond the job alone that is make, neuro-flow twice (to see what would run, and 
 The same model served by itself, from the command to the first answer, with its environment there; predictions
 are answers per second, and below them p99 in milliseconds:
 
-{table(head, rows)}"""
+{table(head, rows)}
+"""
