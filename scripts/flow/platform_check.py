@@ -25,6 +25,13 @@ else:
 OLDEST_NEURO_FLOW = (24, 12)
 
 
+def _require_project(flow: Flow, submitted: Submission) -> None:
+    """Raise Failure where neuro-flow would start a job in another project than the flow's."""
+    if submitted.project != flow.project:
+        what = f"neuro-flow would start the job in project {submitted.project}, not in {flow.project}"
+        raise Failure(Problem(what, "write project_name into the flow's project.yml"))
+
+
 async def check_submission(flow: Flow, submitted: Submission) -> None:
     """Check a job that neuro-flow has evaluated; says every problem.
 
@@ -32,9 +39,7 @@ async def check_submission(flow: Flow, submitted: Submission) -> None:
         Failure: at least one is not just a warning.
     """
     settings, inputs = flow.settings, submission.inputs(submitted)
-    if submitted.project != flow.project:
-        what = f"neuro-flow would start the job in project {submitted.project}, not in {flow.project}"
-        stop_at_errors([Problem(what, "write project_name into the flow's project.yml")])
+    _require_project(flow, submitted)
     expressions = [setting for setting in settings.inputs.values() if is_expression(setting)]
     found = [problem for s in expressions if (problem := value_problem(s, inputs[s.name]))]
     if settings.inputs["job_name"].value == "" and (fix := values.CHECKS["job_name"](inputs["job_name"])):
@@ -77,9 +82,7 @@ async def check_deployment(flow: Flow, submitted: Submission) -> None:
         Failure: at least one is not just a warning.
     """
     settings, inputs = flow.settings, submission.inputs_of_deployment(submitted)
-    if submitted.project != flow.project:
-        what = f"neuro-flow would start the job in project {submitted.project}, not in {flow.project}"
-        stop_at_errors([Problem(what, "write project_name into the flow's project.yml")])
+    _require_project(flow, submitted)
     found = []
     for setting in filter(is_expression, settings.deploy.values()):
         found += [value_problem(setting, inputs[setting.name.removeprefix(OF_DEPLOYMENTS)])]

@@ -118,13 +118,19 @@ artifact_location.Artifacts.delete = kill
 """
 
 
-def test_what_nothing_refers_to_is_shown_and_removed_when_it_is_old(place: MakePlace, template: Path) -> None:
-    store = place()
+def filled_with_artifacts(store: Place, template: Path) -> Path:
+    """Fill a store, and lay files of each kind into its folder of artifacts, which is returned."""
     filled(store, template)
     artifacts = store.folder / "artifacts"
     for name in FILES["orphaned"] + FILES["referred to"]:
         (artifacts / name).parent.mkdir(parents=True, exist_ok=True)
         (artifacts / name).write_bytes(b"12345")
+    return artifacts
+
+
+def test_what_nothing_refers_to_is_shown_and_removed_when_it_is_old(place: MakePlace, template: Path) -> None:
+    store = place()
+    artifacts = filled_with_artifacts(store, template)
     done = store.run("gc", older_than=0, force=True)  # a client may still be uploading
     assert (done["orphans"], done["young"]) == ([], 3)
     for path in artifacts.rglob("*"):
@@ -150,11 +156,7 @@ def test_what_nothing_refers_to_is_shown_and_removed_when_it_is_old(place: MakeP
 def test_artifacts_of_another_store_stay(place: MakePlace, template: Path) -> None:
     """As where somebody tries a new database, and leaves the artifacts where they were."""
     store = place()
-    filled(store, template)
-    artifacts = store.folder / "artifacts"
-    for name in FILES["orphaned"] + FILES["referred to"]:
-        (artifacts / name).parent.mkdir(parents=True, exist_ok=True)
-        (artifacts / name).write_bytes(b"12345")
+    artifacts = filled_with_artifacts(store, template)
     for path in artifacts.rglob("*"):
         os.utime(path, (1, 1))
     new = store.folder / "new.db"
