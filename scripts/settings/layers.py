@@ -135,10 +135,22 @@ class Settings:
         return f'eval "$({self.make(f"-s -f {makefile} mlflow-env")})"'
 
 
+SECRET = r"passw|passphrase|pass\b|pwd|secret|token|connection_string"
+"""What names a secret, in any letter case, as in `PGPASSWORD` or Azure's `…_CONNECTION_STRING`."""
+_VALUE = r"""(\s*:\s*)(?!["']?secret:)(?:(")(?:\\.|[^"\\])*"?|(')[^']*'?|[^\s"'{}\[\],]+)"""
+
+
 def redact(value: str) -> str:
-    """Return a value with passwords in URIs, and members of JSON objects that name a secret, replaced."""
+    """Return a value without what is secret in it: passwords in URIs, and members of objects that name one.
+
+    The objects need not be JSON: one in single quotes, or in none, is shown where the mistake is named.
+    """
+    value = re.sub(r"(\A[\w+.-]+://[^/\s:@]*):.*@", r"\1:***@", value)  # a password may have blanks
     value = re.sub(r"(\w://[^/\s:@]*):\S*@", r"\1:***@", value)
-    return re.sub(r'(?i)("[^"]*(?:password|secret|token|key)[^"]*": *")(?!secret:)[^"]+"', r'\1***"', value)
+    value = re.sub(rf"(?i)([?&][^=&\s]*(?:{SECRET}|\bsig)[^=&\s]*=)[^&\s\"']+", r"\1***", value)
+    name = rf"[\w.-]*(?:{SECRET}|key)[\w.-]*"
+    names = [rf"[\"']{name}[\"']"] + [rf"(?<=[{{,\s]){name}"] * value.lstrip().startswith("{")
+    return re.sub(rf"(?i)({'|'.join(names)}){_VALUE}", r"\1\2\3\4***\3\4", value)
 
 
 def _live_args(

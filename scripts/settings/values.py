@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from common.console import parse_duration
 from settings.action import PROGRAM
-from settings.layers import redact
+from settings.layers import SECRET, redact
 from settings.variables import truth
 
 REFERENCE = re.compile(r"(storage|disk|secret):(?P<what>.+?):(?P<path>/[^:]*)(?::(?P<mode>ro|rw))?")
@@ -353,12 +353,12 @@ def together(values: dict[str, str]) -> Iterator[Finding]:
             "mount storage with :rw, and keep artifacts in a folder of it: artifacts_destination …/artifacts"
         )
         yield Finding("backup_every", "no volume has a place for backups that no artifact shares", fix)
-    if re.match(r"\w+(\+\w+)?://[^/]*:[^/]*@", backend):
+    if re.match(r"\w+(\+\w+)?://[^/]*:[^/]*@", backend) or re.search(r"[?&]passw(or)?d=", backend):
         fix = "keep the URI as a platform secret: `apolo secret add mlflow-db @file`, then secret:mlflow-db"
         what = f"the password in {redact(backend)!r} can be read in the job's description and in local logs"
         yield Finding("backend_store_uri", what, fix, warning=True)
     for name, text in json.loads(values["envs"]).items():
-        if re.search(r"(?i)password|secret|token|_key$", name) and text and not text.startswith("secret:"):
+        if re.search(rf"(?i){SECRET}|_key$", name) and text and not text.startswith("secret:"):
             fix = f"keep it as a platform secret: `apolo secret add NAME @file`, then {name}: secret:NAME"
             what = f"the value of {name} can be read in the job's description and in local logs"
             yield Finding("envs", what, fix, warning=True)

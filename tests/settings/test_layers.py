@@ -226,6 +226,14 @@ def test_args_that_are_no_inputs(workspace: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("merged", ["1", "*a"])
+def test_args_that_cannot_be_merged(workspace: Path, merged: str) -> None:
+    path = workspace / ".neuro/live.yaml"
+    path.write_text(path.read_text().replace("    args:\n", f"    args: &a\n      <<: {merged}\n", 1))
+    [problem] = map(str, layers.load().problems)
+    assert re.match(r"\.neuro/live\.yaml:\d+: args of mlflow_server: ", problem)
+
+
 def test_bytes_that_are_not_utf8(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_PRESET", "a\udcff")
     [problem] = layers.load().problems

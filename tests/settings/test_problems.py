@@ -206,6 +206,15 @@ TOGETHER = [  # destination, backend store, envs, setting, what, is it a warning
         "'postgresql://u:***@h/d' can be read",
         True,
     ),
+    ("s3://b", "postgresql://h/d?password=pw", {}, "backend_store_uri", "password=***' can be read", True),
+    (
+        "s3://b",
+        "secret:db",
+        {"AZURE_STORAGE_CONNECTION_STRING": "AccountKey=x"},
+        "envs",
+        "AZURE_STORAGE_CONNECTION_STRING can be read",
+        True,
+    ),
     (
         "s3://b",
         "secret:db",
