@@ -15,7 +15,8 @@ from common.console import Problem
 from settings.action import compose
 from settings.variables import near
 
-SETTINGS_FILE = Path("mlflow.yaml")
+SETTINGS_FILE, OTHER_NAME = Path("mlflow.yaml"), Path("mlflow.yml")
+"""The file of settings; and what it is taken for, since flows are read by either ending."""
 JSON = ("volumes", "envs", "deploy_volumes", "deploy_envs")
 """The settings that may be written as a list or a mapping."""
 
@@ -50,6 +51,8 @@ def read_yaml(path: Path, problems: list[Problem]) -> yaml.Node | None:
     """Return a file's YAML, None where it has none; what is wrong with it is added to the problems."""
     try:
         return compose(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        problems.append(Problem(f"it cannot be read: {error.strerror}", "make it a file of yours", str(path)))
     except UnicodeDecodeError as error:
         problems.append(Problem(f"not UTF-8 at byte {error.start}", "save the file as UTF-8", str(path)))
     except yaml.MarkedYAMLError as error:
@@ -79,6 +82,11 @@ def pairs(node: yaml.MappingNode) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]
             yield key, value, False
 
 
+def merge_fault(error: ValueError | RecursionError) -> str:
+    """Return what is wrong with a mapping of which `pairs` has raised an error."""
+    return "an anchor holds itself" if isinstance(error, RecursionError) else str(error)
+
+
 def _plain(node: yaml.Node) -> object:
     """Return a node as JSON's types, every scalar as it was written."""
     if isinstance(node, yaml.MappingNode):
@@ -93,7 +101,11 @@ def read_settings(known: Collection[str], problems: list[Problem]) -> dict[str, 
 
     A key that begins with `x-` is a place for anchors, as in Docker's compose files.
     """
-    root = read_yaml(SETTINGS_FILE, problems) if SETTINGS_FILE.exists() else None
+    there = SETTINGS_FILE.is_symlink() or SETTINGS_FILE.exists()
+    if OTHER_NAME.is_file() and not there:
+        fix = f"rename it to {SETTINGS_FILE}"
+        problems.append(Problem("nobody reads this file", fix, str(OTHER_NAME), warning=True))
+    root = read_yaml(SETTINGS_FILE, problems) if there else None
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
@@ -114,8 +126,7 @@ def read_settings(known: Collection[str], problems: list[Problem]) -> dict[str, 
                 found[name] = value, source
                 merged = merged | {name} if by_merge else merged - {name}
     except (ValueError, RecursionError) as error:
-        what = "an anchor holds itself" if isinstance(error, RecursionError) else str(error)
-        problems.append(Problem(what, "correct the file", str(SETTINGS_FILE)))
+        problems.append(Problem(merge_fault(error), "correct the file", str(SETTINGS_FILE)))
     return found
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from common.console import Failure, Problem, parse_duration
 from settings.action import ACTION, DEPLOY, RENDERED, RENDERED_DEPLOY, Input, find, read_inputs
-from settings.file import SETTINGS_FILE, pairs, read_settings, read_yaml
+from settings.file import SETTINGS_FILE, merge_fault, pairs, read_settings, read_yaml
 from settings.live import CALL, MODEL_CALL, flow_dir, live_file, model_job, server_job, server_jobs
 from settings.variables import command_line, misspelt, near, stray
 
@@ -160,7 +160,13 @@ def _live_args(
     job = server_job(root) if call == CALL else model_job(root)
     args = find(root, "jobs", job, "args")
     found = {}
-    for key, node, _ in pairs(args) if isinstance(args, yaml.MappingNode) else ():
+    try:
+        members = [*pairs(args)] if isinstance(args, yaml.MappingNode) else []
+    except (ValueError, RecursionError) as error:
+        at = f"{path}:{args.start_mark.line + 1}"
+        problems.append(Problem(f"args of {job}: {merge_fault(error)}", "correct the file", at))
+        members = []
+    for key, node, _ in members:
         name, source = str(key.value), f"{path}:{key.start_mark.line + 1}"
         if name in inputs:
             if isinstance(node, yaml.ScalarNode):

@@ -125,6 +125,28 @@ def test_mistakes_in_the_file(workspace: Path, content: bytes, message: str) -> 
     assert message in problems[0]
 
 
+def test_a_file_of_settings_that_cannot_be_read(workspace: Path) -> None:
+    file = workspace / "mlflow.yaml"
+    file.symlink_to("not there")
+    [problem] = map(str, layers.load().problems)
+    assert problem.startswith("mlflow.yaml: it cannot be read: No such file or directory; ")
+    file.unlink()
+    file.mkdir()
+    [problem] = map(str, layers.load().problems)
+    assert problem.startswith("mlflow.yaml: it cannot be read: Is a directory; ")
+
+
+def test_a_file_of_settings_with_the_other_ending(workspace: Path) -> None:
+    (workspace / "mlflow.yml").write_text("port: 7000\n")
+    [problem] = layers.load().problems
+    assert (str(problem), problem.warning) == (
+        "mlflow.yml: nobody reads this file; rename it to mlflow.yaml",
+        True,
+    )
+    (workspace / "mlflow.yaml").write_text("port: 7000\n")
+    assert layers.load().problems == []  # it may be of something else
+
+
 def test_anchors_and_merge_keys(workspace: Path) -> None:
     (workspace / "mlflow.yaml").write_text(
         "x-small: &small {preset: &name cpu-small, life_span: 1d, port: 1}\n"
@@ -179,6 +201,21 @@ def test_a_dollar_that_make_would_eat_is_refused(workspace: Path, monkeypatch: p
             '{"DB_PASSWORD": "***", "A": "b", "API_KEY": "secret:key"}',
         ),
         ("sqlite:////mnt/mlflow.db", "sqlite:////mnt/mlflow.db"),
+        ("postgresql://me:p w@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://host/db?user=me&password=pw&x=1", "postgresql://host/db?user=me&password=***&x=1"),
+        ("wasbs://c@a.blob.core.windows.net/x?sig=a%2Fb", "wasbs://c@a.blob.core.windows.net/x?sig=***"),
+        ('{"PASSWORD" : "a", "TOKEN":\n"b"}', '{"PASSWORD" : "***", "TOKEN":\n"***"}'),
+        ('{"PASSWORD": "a\\"b", "A": "c"}', '{"PASSWORD": "***", "A": "c"}'),
+        (
+            '{"AZURE_STORAGE_CONNECTION_STRING": "AccountKey=a;"}',
+            '{"AZURE_STORAGE_CONNECTION_STRING": "***"}',
+        ),
+        ('{"DB_PASS": "a", "BYPASS_A": "b"}', '{"DB_PASS": "***", "BYPASS_A": "b"}'),
+        ("{'PASSWORD': 'a', 'A': 'b'}", "{'PASSWORD': '***', 'A': 'b'}"),  # not JSON: an error shows it
+        ("{PASSWORD: a, A: b}", "{PASSWORD: ***, A: b}"),
+        ('{"PASSWORD": "a', '{"PASSWORD": "***"'),
+        ('{"PASSWORD": 1234}', '{"PASSWORD": ***}'),
+        ("no such key: a", "no such key: a"),  # a line of a log
     ],
 )
 def test_redaction(value: str, shown: str) -> None:
