@@ -164,7 +164,7 @@ async def replace(flow: Flow, plan: Plan, old: Job) -> None:
     say(f"starting beside job {old.id}: neuro-flow run {flow.settings.deploy_job} --suffix {plan.beside}")
     for left in await flow.models(plan.beside):  # of a call that was interrupted
         if deployments.model_of(left).name != plan.model.name:
-            fix = f"`{flow.login.apolo} kill {left.id}` makes room"
+            fix = f"`{flow.login.apolo_typed} kill {left.id}` makes room"
             raise Failure(Problem(f"job {left.id} has the name that the new version would be tried by", fix))
         await flow.stop(left)
     try:

@@ -179,7 +179,7 @@ def _edit_flow(plan: Plan) -> None:
         and above
         and len({git(p, "rev-parse", "--show-toplevel").stdout for p in (root, above)}) == 1
     ):
-        fix = f"install there: INTO={above}; a flow here would hide it"
+        fix = f"install there: INTO={shlex.quote(str(above))}; a flow here would hide it"
         plan.trouble(f"neuro-flow uses the flow of {above} here", fix, path)
     adds = False
     try:
@@ -304,7 +304,8 @@ def main() -> None:
             say(f"version {record.version} is installed in {root / folder} already; nothing to do")
             return
         if record:
-            fix = f"`make mlflow-update FROM={toolkit}` there brings this version, {version_of(TOOLKIT_DIR)}"
+            command = f"`make mlflow-update FROM={shlex.quote(str(toolkit))}`"
+            fix = f"{command} there brings this version, {version_of(TOOLKIT_DIR)}"
             raise Failure(Problem(f"version {record.version} is installed already", fix, str(root / folder)))
         plan = make_plan(root, folder, files, origin_of(toolkit))
         if any(not problem.warning for problem in plan.problems):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,7 +151,7 @@ async def running(settings: Settings) -> list[Problem]:
             async with open_flow(replace(settings, toolkit=toolkit)) as flow:
                 if flow.job:
                     what = f"the server is running: job {flow.job.id}, {server.address(flow.job)}"
-                    fix = f"it goes on; `{shlex.quote(flow.login.apolo)} kill {flow.job.id}` ends it"
+                    fix = f"it goes on; `{flow.login.apolo_typed} kill {flow.job.id}` ends it"
                     if name == "local":  # what ends its platform, too, goes away with the files
                         fix += "; better `make mlflow-down MLFLOW_PLATFORM=local` before uninstalling"
                     found.append(Problem(what, fix, name, warning=True))

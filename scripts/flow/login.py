@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ class Login:
     """Tells whether this is the only target that uses a platform which should end with its last job."""
     release: Callable[[bool], None]
     """Gives the login back; with True ends that platform, too."""
+
+    @property
+    def apolo_typed(self) -> str:
+        """The `apolo` command as a user types it where make is called: the path may have blanks."""
+        return shlex.quote(os.path.relpath(self.apolo))
 
 
 def log_in(settings: Settings, *, will_run: bool = False) -> Login:

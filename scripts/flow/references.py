@@ -55,7 +55,7 @@ async def volumes_of(flow: Flow, references: Iterable[str]) -> apolo_sdk.VolumeP
 def no_disk(flow: Flow, uri: yarl.URL, source: str = "") -> Problem:
     """Return the problem that a disk is not there."""
     words = _in_project(flow, uri)
-    fix = f"`{flow.login.apolo} disk create{words} --timeout-unused 0 --name {uri.name} 10G` makes it"
+    fix = f"`{flow.login.apolo_typed} disk create{words} --timeout-unused 0 --name {uri.name} 10G` makes it"
     return Problem(f"there is no disk {uri.name}", fix, source)
 
 
@@ -82,7 +82,7 @@ async def problems(flow: Flow, inputs: dict[str, str], sources: dict[str, str]) 
             async with listed as secrets:
                 known[owner] = {secret.key async for secret in secrets if secret.project_name == project}
         if uri.name not in known[owner]:
-            fix = f"`{flow.login.apolo} secret add{_in_project(flow, uri)} {uri.name} @FILE` makes it"
+            fix = f"`{flow.login.apolo_typed} secret add{_in_project(flow, uri)} {uri.name} @FILE` makes it"
             yield Problem(f"there is no secret {uri.name}", fix, sources[setting])
 
 

@@ -215,7 +215,7 @@ class Task:
         raise Failure(
             Problem(
                 f"another backup, restore, upgrade or clean-up is at work (job {name})",
-                f"wait for its end, or `{flow.login.apolo} kill {name}` and run the same again",
+                f"wait for its end, or `{flow.login.apolo_typed} kill {name}` and run the same again",
             )
         )
 
@@ -284,5 +284,5 @@ async def require_no_task(flow: Flow) -> None:
     async with flow.jobs(tags=tags(JOB), statuses=statuses) as listed:
         async for job in listed:
             if job.description != "mlflow-backup":
-                fix = f"wait for its end, or `{flow.login.apolo} kill {job.id}` stops it"
+                fix = f"wait for its end, or `{flow.login.apolo_typed} kill {job.id}` stops it"
                 raise Failure(Problem(f"{job.description} is at work on the store (job {job.id})", fix))

@@ -337,7 +337,7 @@ async def open_flow(
             try:
                 flow = Flow(settings, login, client)
                 if not flow.project:
-                    fix = f"`{login.apolo} config switch-project NAME`, or project_name in project.yml"
+                    fix = f"`{login.apolo_typed} config switch-project NAME`, or project_name in project.yml"
                     raise Failure(Problem("no project of the platform is chosen", fix))
                 flow.held = held
                 flow.job = await asyncio.wait_for(flow.find(), CONNECT_TIMEOUT)

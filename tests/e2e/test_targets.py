@@ -199,7 +199,7 @@ def test_check_asks_the_platform(clone: Clone) -> None:
         _, err = clone.local(target, *wrong, code=1)
         for message in (
             "preset is 'huge'; this cluster has cpu-small, ",
-            f"there is no secret db; `{clone.state}/bin/apolo secret add db @FILE` makes it",
+            "there is no secret db; `.mlflow/local/bin/apolo secret add db @FILE` makes it",
             "there is no secret a; ",
         ):
             assert f"mlflow: error: make command line: {message}" in err
