@@ -31,7 +31,7 @@ from flow.login import STATE
 from local_platform import client
 from settings import problems
 from settings.action import RENDERED, RENDERED_DEPLOY
-from settings.layers import Settings, load
+from settings.layers import Settings
 from settings.variables import yes
 
 REFERENCES = {name: rf"\bvolumes\.{name}\b" for name in USED_BY}
@@ -170,7 +170,7 @@ def _not_known(platform: str, error: Exception) -> Problem:
 
 def main() -> None:
     """Run the target."""
-    problems.typed("uninstall")
+    settings = problems.typed("uninstall")
     only_show = yes("MLFLOW_DRY_RUN")
     root, folder, record = place()
     with alone(root):
@@ -187,7 +187,7 @@ def main() -> None:
                 *removal.problems,
                 Problem("nothing has been changed", "mend the above and run the same again"),
             )
-        warnings = asyncio.run(running(load()))
+        warnings = asyncio.run(running(settings))
         print(f"version {record.version} out of {root}")
         for what, lines in removal.shown:
             show("", f"take out {what}")

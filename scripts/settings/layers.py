@@ -34,6 +34,8 @@ TOOLKIT = {
 
 OF_MODELS = ("deploy", "deployments", "undeploy")
 """The targets for models that are served."""
+MENDING = ("update", "uninstall")
+"""The targets that are for a copy of the toolkit, of which something may be missing."""
 OF_A_MODEL = ("model", "tracking_uri", "follow")
 """The inputs of deploy.yaml that are no settings: they differ with each model that is deployed."""
 OF_DEPLOYMENTS = "deploy_"
@@ -135,7 +137,7 @@ class Settings:
         return f'eval "$({self.make(f"-s -f {makefile} mlflow-env")})"'
 
 
-SECRET = r"passw|passphrase|pass\b|pwd|secret|token|connection_string"
+SECRET = r"passw|passphrase|pass\b|pwd|secret|token|connection_string"  # noqa: S105 - no secret itself
 """What names a secret, in any letter case, as in `PGPASSWORD` or Azure's `…_CONNECTION_STRING`."""
 _VALUE = r"""(\s*:\s*)(?!["']?secret:)(?:(")(?:\\.|[^"\\])*"?|(')[^']*'?|[^\s"'{}\[\],]+)"""
 
@@ -159,13 +161,13 @@ def _live_args(
     """Return what the `args` of the job that calls a rendered action say, by the names of its inputs."""
     job = server_job(root) if call == CALL else model_job(root)
     args = find(root, "jobs", job, "args")
-    found = {}
-    try:
-        members = [*pairs(args)] if isinstance(args, yaml.MappingNode) else []
-    except (ValueError, RecursionError) as error:
-        at = f"{path}:{args.start_mark.line + 1}"
-        problems.append(Problem(f"args of {job}: {merge_fault(error)}", "correct the file", at))
-        members = []
+    found, members = {}, []
+    if isinstance(args, yaml.MappingNode):
+        try:
+            members = [*pairs(args)]
+        except (ValueError, RecursionError) as error:
+            at = f"{path}:{args.start_mark.line + 1}"
+            problems.append(Problem(f"args of {job}: {merge_fault(error)}", "correct the file", at))
     for key, node, _ in members:
         name, source = str(key.value), f"{path}:{key.start_mark.line + 1}"
         if name in inputs:
@@ -216,9 +218,25 @@ def find_action(name: str) -> tuple[Path, str]:
     path = next((p for p in (TOOLKIT_DIR / name, TOOLKIT_DIR.parent / name) if p.exists()), None)
     if path is None:
         fix = "copy it from the toolkit, or `make mlflow-update FROM=../toolkit` where it was installed"
-        raise Failure(Problem(f"{name} is missing", fix, str(TOOLKIT_DIR.parent / name)))
+        home = TOOLKIT_DIR.parent if TOOLKIT_DIR.name == "scripts" else TOOLKIT_DIR
+        raise Failure(Problem(f"{name} is missing", fix, str(home / name)))
     below = path.absolute().is_relative_to(Path.cwd())
     return path, str(path.absolute().relative_to(Path.cwd()) if below else name)
+
+
+def _read_action(name: str, *, needed: bool) -> tuple[str, str]:
+    """Return the text of one of the actions, and how it is named; an empty text for one that is missing.
+
+    Raises:
+        Failure: it is missing, and needed.
+    """
+    try:
+        path, shown = find_action(name)
+    except Failure:
+        if needed:
+            raise
+        return "", name
+    return path.read_text(encoding="utf-8"), shown
 
 
 def deploy_settings(text: str) -> dict[str, Input]:
@@ -236,20 +254,14 @@ def load(target: str = "") -> Settings:
     With the name of a target, such as `up`, a variable that this one would ignore is a problem as well.
 
     Without deploy.yaml all but the targets for models work: neither the mlflow-update of 1.0.0 nor the line
-    to copy that its README had brings it.
+    to copy that its README had brings it. What mends a copy, or takes it away, does without action.yaml, too.
 
     Raises:
         Failure: there is no action.yaml, or no deploy.yaml where it is needed.
     """
     problems = [*stray(target)] if target else []
-    action_file, shown = find_action(ACTION)
-    action_text, deploy_text, deploy_shown = action_file.read_text(encoding="utf-8"), "", DEPLOY
-    try:
-        deploy_file, deploy_shown = find_action(DEPLOY)
-        deploy_text = deploy_file.read_text(encoding="utf-8")
-    except Failure:
-        if target in OF_MODELS:
-            raise
+    action_text, shown = _read_action(ACTION, needed=target not in MENDING)
+    deploy_text, deploy_shown = _read_action(DEPLOY, needed=target in OF_MODELS)
     inputs, deploy = read_inputs(action_text), deploy_settings(deploy_text)
     known = {**inputs, **deploy, **TOOLKIT}
     folder = flow_dir()
