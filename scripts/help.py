@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common import console
 from common.console import complain
-from copying.installation import installed, version_of
+from copying.installation import installed, version_of, without_login
 from settings.action import ACTION
 from settings.layers import TOOLKIT_DIR, find_action, load
 from settings.variables import MAKE
@@ -29,7 +29,7 @@ def targets(makefile: Path) -> list[tuple[str, str]]:
 def pages() -> str:
     """Return where the documentation is: in a clone, or where the copy in somebody's repository came from."""
     record = installed(TOOLKIT_DIR)
-    origin = re.sub("//[^/@]*@", "//", record.origin) if record else ""  # without a login that may be in it
+    origin = without_login(record.origin) if record else ""
     clone = TOOLKIT_DIR.parent if (TOOLKIT_DIR.parent / "docs/arguments.md").is_file() else ""
     examples = f"examples of every argument are in the comments of {find_action(ACTION)[1]}"
     return f"README.md and docs/ of {origin or clone}; {examples}, too" if origin or clone else examples

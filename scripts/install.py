@@ -30,6 +30,7 @@ from copying.installation import (
     show_lines,
     toolkit_files,
     version_of,
+    without_login,
     word,
 )
 from copying.makefiles import read_all, taken_names
@@ -279,7 +280,7 @@ def origin_of(toolkit: Path) -> str:
     top = git(toolkit, "rev-parse", "--show-toplevel").stdout.strip()
     if not top or Path(top).resolve() != toolkit or not re.match(r"\w+://|[\w.-]+@[\w.-]+:", url):
         return ""
-    return re.sub(r"(?<=://)[^/@]*@", "", url) if url.startswith("http") else url
+    return without_login(url)
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from copying.installation import (
     show,
     toolkit_files,
     version_of,
+    without_login,
     word,
 )
 from copying.transaction import (
@@ -59,17 +60,19 @@ def fetched(wanted: str, origin: str) -> Iterator[Path]:
     if not url or not tag or tag.startswith("-"):
         fix = "name a folder, a tag of the toolkit, or REPOSITORY@TAG: make mlflow-update FROM=../toolkit"
         why = "" if origin or not tag else ", and where tags are fetched from is not known"
-        raise Failure(Problem(f"FROM is {wanted!r}{why}", fix, "FROM"))
+        raise Failure(Problem(f"FROM is {without_login(wanted)!r}{why}", fix, "FROM"))
     if path_of(url).is_dir():
         url = str(path_of(url).resolve())
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "toolkit"
         command = ["clone", "--quiet", "--depth", "1", "--branch", tag, "--", url, str(clone)]
-        say(f"fetching {tag} from {url}")
+        shown = without_login(url)
+        say(f"fetching {tag} from {shown}")
         run = git(Path(folder), "-c", "advice.detachedHead=false", *command)
         if run.returncode:
             reason = run.stderr.strip().splitlines()[-1:] or ["git failed"]
-            raise Failure(Problem(f"git cannot fetch {tag} from {url}: {reason[0]}", "look at both", "FROM"))
+            what = f"git cannot fetch {tag} from {shown}: {reason[0]}"
+            raise Failure(Problem(what, "look at both", "FROM"))
         yield clone
 
 

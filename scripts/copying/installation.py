@@ -204,6 +204,11 @@ def path_of(text: str) -> Path:
     return Path(os.environ.get("MLFLOW_CALLED_IN", ""), written)
 
 
+def without_login(url: str) -> str:
+    """Return the URL of a repository without the name and password, or token, that one over HTTP may have."""
+    return re.sub(r"(?<=://)[^/@]*@", "", url) if url.startswith("http") else url
+
+
 def show(sign: str, what: str, pieces: list[str] | None = None) -> None:
     """Print one step of what will be done, and the lines that it adds or takes out."""
     print(f"  {what}")

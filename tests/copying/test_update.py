@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from common.console import Failure
 from copying.installation import as_numbers
+from settings import layers
+from tests.conftest import ROOT
 
 from .conftest import Host, commit, git, lay, snapshot
 
@@ -87,10 +93,13 @@ def test_a_tag_that_git_fetches(updated: Host, newer: Path) -> None:
         ("git@example.org:o/r", "FROM is 'git@example.org:o/r'"),
         ("~nobody-here/x", "FROM is '~nobody-here/x'"),
         (str(updated.root), "not a clone of the toolkit"),
+        ("https://me:s3cret@127.0.0.1:1/t@v7", "cannot fetch v7 from https://127.0.0.1:1/t: "),
+        ("https://s3cret@127.0.0.1:1/t", "FROM is 'https://127.0.0.1:1/t'"),
         (f"{newer}@v1", "nothing to do"),
     ):
         _, err = updated.update(code=int("nothing" not in message), FROM=wanted)
         assert message in err
+        assert "s3cret" not in err
     manifest = updated.folder / "installed.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "origin": f"file://{newer}"}))
     _, err = updated.update(FROM="v99.1")
@@ -109,6 +118,36 @@ def test_a_half_installed_copy(updated: Host, newer: Path) -> None:
     (updated.folder / "installed.json").unlink()
     _, err = updated.update(code=1, FROM=str(newer))
     assert "was not put here by mlflow-install; update or remove it the way it came" in err
+
+
+def test_without_its_action(updated: Host, newer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message of every other target says that an update brings it back."""
+    monkeypatch.setattr(layers, "TOOLKIT_DIR", updated.folder)
+    action = updated.folder / "action.yaml"
+    action.unlink()
+    with pytest.raises(Failure, match=r"mlflow/action\.yaml: action\.yaml is missing; .*mlflow-update"):
+        layers.load("up")
+    updated.update(FROM=str(newer))
+    assert action.read_bytes() == (newer / "action.yaml").read_bytes()
+    action.unlink()
+    updated.uninstall()
+    assert not updated.folder.exists()
+
+
+def test_the_command_that_an_install_advises(updated: Host, newer: Path) -> None:
+    manifest = updated.folder / "installed.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": "0.9"}))
+    commit(updated.root)
+    clone = newer.with_name("a toolkit")
+    newer.rename(clone)
+    words = ["make", "-s", "-C", str(clone), "-f", "scripts/mlflow.mk"]
+    (clone / ".mlflow").symlink_to(ROOT / ".mlflow")
+    run = subprocess.run(
+        [*words, "mlflow-install", f"INTO={updated.root}"], capture_output=True, text=True, check=False
+    )
+    advised = re.search(r"`(make mlflow-update FROM=.*)` there brings this version, 99\.1", run.stderr)
+    assert advised
+    assert shlex.split(advised[1])[2:] == [f"FROM={clone}"]
 
 
 def test_a_link_in_the_folder_stays_one(updated: Host, newer: Path) -> None:
