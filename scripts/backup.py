@@ -12,6 +12,7 @@ import yarl
 
 from common import console
 from common.console import UNCHANGED, Failure, Problem, say
+from copying.installation import path_of
 from flow.store_task import Task
 from flow.workspace import Flow, open_flow
 from settings import problems
@@ -27,7 +28,7 @@ def destination(to: str) -> Path | None:
     """
     if not to:
         return None
-    path = Path(to).expanduser().absolute()
+    path = path_of(to).absolute()
     if path.is_dir():
         return path
     source = "make command line"

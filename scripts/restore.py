@@ -16,6 +16,7 @@ import yarl
 from backup import file_sha256
 from common import console
 from common.console import UNCHANGED, Failure, Problem, say
+from copying.installation import path_of
 from flow.backups import on_volume
 from flow.store_task import Task
 from flow.workspace import Flow, open_flow
@@ -35,10 +36,14 @@ def whole(path: Path) -> Iterator[Path]:
     """Yield a file to upload: of a SQLite database a copy, with what is still in its write-ahead log.
 
     Raises:
-        Failure: the database cannot be read.
+        Failure: it cannot be read.
     """
-    with path.open("rb") as file:
-        head = file.read(20)
+    try:
+        with path.open("rb") as file:
+            head = file.read(20)
+    except OSError as error:
+        fix = "make it readable for you, or name another file"
+        raise Failure(Problem(f"FROM is {path}, which cannot be read: {error.strerror}", fix)) from None
     if not head.startswith(SQLITE):
         yield path
         return
@@ -66,7 +71,7 @@ async def locate(flow: Flow, task: Task, source: str) -> str:
     Raises:
         Failure: there is no such backup; those that there are are named.
     """
-    local, folder = Path(source).expanduser(), task.backups.uri
+    local, folder = path_of(source), task.backups.uri
     present = await on_volume(flow, folder)
     if source and local.is_file():
         with whole(local.absolute()) as file:
@@ -94,7 +99,7 @@ async def show(flow: Flow, source: str, *, force: bool) -> None:
         Failure: there is no such backup, or the store cannot be read.
     """
     task = await Task.prepare(flow, dry_run=True)
-    local = Path(source).expanduser()
+    local = path_of(source)
     there = not (source and local.is_file())
     name = await locate(flow, task, source) if there else ""
     found = await task.look("restore", name)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import backup
 import restore
 from common.console import Failure
 
@@ -64,6 +65,27 @@ def test_any_other_file_is_uploaded_as_it_is(tmp_path: Path) -> None:
         (tmp_path / "backup.zip").write_bytes(data)
         with restore.whole(tmp_path / "backup.zip") as file:
             assert file == tmp_path / "backup.zip"
+
+
+def test_a_file_that_cannot_be_read_is_told() -> None:
+    file = Path("/proc/self/mem")
+    if not file.is_file():
+        pytest.skip("only Linux has a file that not even root can read")
+    words = "FROM is /proc/self/mem, which cannot be read: Input/output error; "
+    with pytest.raises(Failure, match=words), restore.whole(file):
+        pass
+
+
+def test_files_are_named_from_where_make_was_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/backup.zip").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_CALLED_IN", str(tmp_path / "below"))
+    assert backup.destination("new.zip") == tmp_path / "below/new.zip"
+    with pytest.raises(Failure, match="which is there already"):
+        backup.destination("backup.zip")
+    with pytest.raises(Failure, match="there is no folder"):
+        backup.destination("~nobody-here/x.zip")
 
 
 def test_a_database_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
