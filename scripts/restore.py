@@ -124,9 +124,10 @@ async def restore(settings: Settings, source: str, *, force: bool) -> None:
         if was_running:
             await task.run("restore", **{"from": name}, force=force, check=True)
             say("stopping the server")
-            await flow.stop(was_running)
             flow.job = None
         try:
+            if was_running:
+                await flow.stop(was_running)
             done = await task.run("restore", **{"from": name}, force=force, check=False)
         except (asyncio.CancelledError, Failure) as failure:
             if was_running:

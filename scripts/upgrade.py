@@ -71,6 +71,10 @@ async def upgrade(settings: Settings, *, dry_run: bool) -> None:
             flow.job = None
         try:
             done = await task.run("upgrade", check=False)
+        except asyncio.CancelledError:
+            if was_running:
+                say(f"the server is stopped; `{settings.make('mlflow-up')}` starts it as it was")
+            raise
         except Failure as failure:
             fix = (
                 f"`{settings.make('mlflow-up')}` starts it as it was; or correct that and run the same again"

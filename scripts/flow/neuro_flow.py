@@ -53,7 +53,7 @@ async def neuro_flow(settings: Settings, login: Login, *words: str, **variables:
         raise Failure(
             Problem(
                 f"neuro-flow {words[0]} ended with exit code {error.exit_code}: {last}",
-                f"correct the setting and run `{settings.make('mlflow-up')}` again",
+                "correct the setting and run the same again",
             )
         ) from None
 
@@ -156,10 +156,8 @@ class HeldRun:
         while not (self._folder / "job").exists():
             if self.ended:
                 said = await self._running
-                again = f"run `{self._settings.make('mlflow-up')}` again"
-                raise Failure(
-                    Problem(f"neuro-flow run has submitted nothing: {redact(one_line(said))[-300:]}", again)
-                )
+                what = f"neuro-flow run has submitted nothing: {redact(one_line(said))[-300:]}"
+                raise Failure(Problem(what, "run the same again"))
             await self.wait(0.02)
         words = (self._folder / "job").read_text(encoding="utf-8").split("\0")[:-1]
         return parse_dry_run(shlex.join(["apolo", *words]))

@@ -196,13 +196,25 @@ class Flow:
             Failure: it has not ended after the time limit.
         """
         await self.client.jobs.kill(job.id)
+        try:
+            await self._ended(job)
+        except asyncio.CancelledError:
+            say(f"job {job.id} ends all the same: it has been told to")
+            raise
+
+    async def _ended(self, job: Job) -> None:
+        """Wait for the end of a job that has been told to end.
+
+        Raises:
+            Failure: it has not ended after the time limit.
+        """
         with console.waiting_for(f"job {job.id} to end") as waiting:
             while not job.status.is_finished:
                 if waiting.tick(job.status) > self.settings.timeout:
                     raise Failure(
                         Problem(
                             f"job {job.id} is still {job.status}",
-                            f"run `{self.settings.make('mlflow-down')}` again",
+                            "run the same again",
                         )
                     )
                 await asyncio.sleep(0.2)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from apolo_sdk import JobStatus
 
 from flow import submission
-from flow.workspace import tags
+from flow.login import Login
+from flow.workspace import Flow, tags
 
 
 def test_dry_run_line() -> None:
@@ -32,3 +38,38 @@ def test_tags(workspace: Path) -> None:
     (workspace / ".neuro/project.yml").unlink()
     (workspace / ".neuro/live.yaml").write_text("kind: live\nid: My_Flow\n")
     assert tags("a") == {"project:my project", "flow:my-flow", "job:a"}
+
+
+def test_the_command_of_a_login_can_be_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my bin"
+    folder.mkdir()
+    (folder / "apolo").write_text("#!/bin/sh\necho called\n")
+    (folder / "apolo").chmod(0o755)
+    nothing: Any = None
+    login = Login({}, None, str(folder / "apolo"), "neuro-flow", "", *[nothing] * 4)
+    for place in (tmp_path, folder):
+        monkeypatch.chdir(place)
+        command = login.apolo_typed if "/" in login.apolo_typed else f"./{login.apolo_typed}"
+        assert subprocess.check_output(["bash", "-c", command]) == b"called\n"
+
+
+async def test_an_interrupted_wait_for_the_end_says_that_it_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    job: Any = SimpleNamespace(id="job-1", status=JobStatus.RUNNING)
+    killed = asyncio.Event()
+
+    async def kill(_: str) -> None:
+        killed.set()
+
+    async def status(_: str) -> Any:
+        return job
+
+    flow: Any = object.__new__(Flow)
+    flow.settings = SimpleNamespace(timeout=60)
+    flow.client = SimpleNamespace(jobs=SimpleNamespace(kill=kill, status=status))
+    stopping = asyncio.create_task(flow.stop(job))
+    await killed.wait()
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert capsys.readouterr().err == "mlflow: job job-1 ends all the same: it has been told to\n"
