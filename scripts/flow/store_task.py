@@ -27,7 +27,7 @@ from flow.platform_check import check_submission
 from flow.references import volumes_of
 from flow.store_guard import require_same_store
 from flow.submission import Submission, escaped
-from flow.workspace import Flow, Job, last_words, state_of, tags
+from flow.workspace import WORDS, Flow, Job, last_words, state_of, tags
 from settings.layers import redact
 from settings.values import one_slash, sqlite_path
 
@@ -40,7 +40,7 @@ else:
 JOB = "mlflow_store"
 """The job's id in the tags, where neuro-flow has the ids of live.yaml."""
 RESULT = ".mlflow-result-"  # as in store_job.py, which imports nothing from here
-LINE = "mlflow-store-result: "  # the same
+LINE, ERROR = "mlflow-store-result: ", "error: "  # the same
 RESULT_LAG = 15.0
 """Seconds in which a file that a job has written shows on the platform's storage."""
 LIFE_SPAN = 24 * 3600  # seconds; a job that nobody watches any more ends by then
@@ -263,8 +263,8 @@ class Task:
                 job = await flow.client.jobs.status(job.id)
         with contextlib.suppress(aiohttp.ClientError, apolo_sdk.ClientError, ValueError):  # it is for people
             async for line in flow.lines(job):
-                if line and not line.startswith(LINE):
-                    say(redact(line.removeprefix("mlflow-server: ")))
+                if line and not line.startswith((LINE, WORDS + ERROR)):  # those are in the result
+                    say(redact(line.removeprefix(WORDS)))
         with console.waiting_for(f"job {job.id} to end") as waiting:
             while not job.status.is_finished:
                 if waiting.tick() > limit:

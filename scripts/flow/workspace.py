@@ -301,7 +301,7 @@ def last_words(log: str) -> str:
     after = lines[own[-1] + 1 :] if own else lines
     errors = [line for line in after if re.search("error|exception|cannot|fail|refused|killed", line, re.I)]
     found = errors or [lines[number] for number in own] or lines or [""]
-    return found[-1].removeprefix(WORDS)[:500]
+    return found[-1].removeprefix(WORDS).removeprefix("error: ")[:500]
 
 
 def require_job(flow: Flow) -> Job:

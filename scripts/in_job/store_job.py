@@ -32,6 +32,8 @@ from in_job.words import explain, redact, say
 RESULT = ".mlflow-result-"  # begins the name of every result
 LINE = "mlflow-store-result: "
 """Begins the line of the log that is the result where nothing may be changed."""
+ERROR = "error: "
+"""Begins the line of the log that is the reason of a failure, which whoever waits reads in the result."""
 KEPT = 24 * 3600  # seconds; whoever waited for an older result has gone
 
 TASKS: dict[str, Callable[[Store, Path, dict[str, Any]], dict[str, Any]]] = {
@@ -105,7 +107,7 @@ def main() -> int:
         hand_over(Path(task["backups"]), task["result"], result)
     except OSError as error:  # as where the volume is full, which the task has failed of; the log has to do
         result.setdefault("error", f"the result cannot be kept: {explain(error)}")
-    say(result.get("error", "done"))
+    say(f"{ERROR}{result['error']}" if "error" in result else "done")
     return 1 if "error" in result else 0
 
 

@@ -31,6 +31,7 @@ LOGS = {
     "mlflow-server: the server cannot start: ImportError: y\nINFO: stopping\n": (
         "the server cannot start: ImportError: y"
     ),
+    "mlflow-server: error: x holds 1 run\n": "x holds 1 run",
     "env: 'python3': No such file or directory\n": "env: 'python3': No such file or directory",
 }
 
