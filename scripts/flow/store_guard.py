@@ -45,7 +45,7 @@ def remember(flow: Flow, job: Job) -> None:
         return
     started = of_job(job)
     places = {name: {"sha256": _digest(started[name]), "shown": redact(started[name])} for name in NAMES}
-    new = RECORD.with_suffix(".new")
+    new = RECORD.with_suffix(f".{os.getpid()}")  # two targets may have found the server at once
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump({**_read(), flow.settings.platform: places}, file, indent=2)
     new.replace(RECORD)
