@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 from typing import Any
 
 from common import console
-from common.console import Failure, Problem, complain
+from common.console import Failure, Problem, complain, row
 from settings.layers import Setting, load
 
 
@@ -27,14 +29,22 @@ def _plain(setting: Setting) -> dict[str, Any]:
     return {"value": setting.shown, "source": setting.source, "overrides": _plain(under) if under else None}
 
 
-def table(settings: dict[str, Setting]) -> str:
-    """Return the settings as aligned columns: setting, value, source, what it overrides."""
+def show(settings: dict[str, Setting]) -> None:
+    """Print the settings in columns: setting, value, source, what it overrides.
+
+    On a terminal that is too narrow for them all but the setting share one column.
+    """
     rows = [["SETTING", "VALUE", "SOURCE", "INSTEAD OF"], *_rows(settings)]
-    widths = [min(max(len(row[i]) for row in rows), 44) for i in range(3)]
+    widths = [min(max(len(cells[i]) for cells in rows), 44) for i in range(3)]
     lines = [
-        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows
+        "  ".join([*(cell.ljust(w) for cell, w in zip(cells, widths, strict=False)), cells[3]]).rstrip()
+        for cells in rows
     ]
-    return "\n".join(line.rstrip() for line in lines)
+    if not sys.stdout.isatty() or max(map(len, lines)) <= shutil.get_terminal_size().columns:
+        print("\n".join(lines))
+        return
+    for name, value, source, over in rows[1:]:
+        row(f"{name:{widths[0]}}  ", f"{value}  [{source}]" + (f"  instead of {over}" if over else ""))
 
 
 def main() -> None:
@@ -46,7 +56,7 @@ def main() -> None:
     if wanted:
         print(json.dumps({s.name: _plain(s) for s in settings.all.values()}, indent=2))
     else:
-        print(table(settings.all))
+        show(settings.all)
     complain(settings.problems)
 
 

@@ -8,8 +8,10 @@ import io
 import os
 import re
 import select
+import shutil
 import signal
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -71,6 +73,15 @@ def columns() -> int:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):
         return 80
+
+
+def row(first: str, text: str) -> None:
+    """Print a row of a table; on a terminal what does not fit goes on below its own column."""
+    width = max(shutil.get_terminal_size().columns, 60) if sys.stdout.isatty() else 0
+    line = f"{first}{text}"
+    if 0 < width < len(line):
+        line = textwrap.fill(line, width, subsequent_indent=" " * len(first), break_on_hyphens=False)
+    print(line)
 
 
 def say(text: str) -> None:

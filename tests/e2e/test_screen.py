@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from .conftest import Clone
@@ -37,3 +39,20 @@ def test_up_status_and_down(clone: Clone, width: int, env: dict[str, str]) -> No
     assert "\x1b" not in out + err
     assert out.startswith("state     not running\nlast      job-")
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_the_settings(clone: Clone) -> None:
+    long = "postgresql://me@database-server.example.org:5432/a_database_with_a_name_that_is_long"
+    command = ["make", "-s", "mlflow-config", f"MLFLOW_BACKEND_STORE_URI={long}"]
+    piped, _ = clone.make(*command[1:])
+    table = piped.splitlines()
+    assert re.match(r"SETTING +VALUE +SOURCE +INSTEAD OF$", table[0])
+    assert max(map(len, table)) > 80
+    _, wide = on_terminal(command, 250, clone.path, clone.env)
+    assert wide == table
+    _, narrow = on_terminal(command, 80, clone.path, clone.env)
+    assert max(map(len, narrow)) <= 80, narrow
+    assert "port                   5000  [action.yaml:" in "\n".join(narrow)
+    assert long in "".join(line.strip() for line in narrow)
+    names = [line.split()[0] for line in table[1:]]
+    assert [line.split()[0] for line in narrow if line[0] != " "] == names
