@@ -161,7 +161,8 @@ async def say_drift(flow: Flow, job: Job) -> None:
         return
     if differences := await drift(flow, job):
         say("it runs with other settings than today's: " + "; ".join(differences))
-        say(f"`{flow.settings.make('mlflow-restart')}` applies them")
+        same = ", typed with the same settings," if flow.settings.typed else ""
+        say(f"`{flow.settings.make('mlflow-restart')}`{same} applies them")
 
 
 async def show_start(flow: Flow) -> None:

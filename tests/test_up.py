@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ import up
 from common.console import Failure
 from flow import server
 from flow.workspace import Flow
+from settings import layers
 
 
 def job(status: JobStatus, reason: str = "", description: str = "", restarts: int = 0) -> Any:
@@ -105,3 +107,21 @@ async def test_a_crash_loop_is_stopped() -> None:
     platform = Platform(job(JobStatus.RUNNING), running, limit=60)
     assert "the server ended while starting" in await _failure(platform)
     assert platform.stopped == ["job-1"]
+
+
+@pytest.mark.parametrize("value", ["", "7000"])
+async def test_a_restart_applies_what_was_typed_only_with_it(
+    value: str, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def differing(*_: Any) -> list[str]:
+        return ["port: 5000 → 7000"]
+
+    monkeypatch.setattr(up, "drift", differing)
+    monkeypatch.setattr(up, "is_ours", lambda _: True)
+    if value:
+        monkeypatch.setenv("MLFLOW_PORT", value)
+        monkeypatch.setenv("MAKEFLAGS", f" -- MLFLOW_PORT={value}")
+    flow: Any = SimpleNamespace(settings=layers.load())
+    await up.say_drift(flow, job(JobStatus.RUNNING))
+    same = ", typed with the same settings," if value else ""
+    assert capsys.readouterr().err.endswith(f"mlflow: `make mlflow-restart`{same} applies them\n")

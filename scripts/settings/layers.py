@@ -128,6 +128,11 @@ class Settings:
         platform = self.toolkit["platform"]
         return f"make {target}" + (f" MLFLOW_PLATFORM={platform.value}" if platform.layer == MAKE else "")
 
+    @property
+    def typed(self) -> bool:
+        """Whether settings of the server were given on make's command line, and so for this once."""
+        return any(setting.layer == MAKE for setting in self.inputs.values())
+
     def eval_line(self) -> str:
         """Return the line for a shell that points a client at the server.
 
