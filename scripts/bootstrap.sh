@@ -102,6 +102,21 @@ install() { # NAME LOCK: fills the empty environment; uv does it in a tenth of p
   pip "$2" || { cat "$log" >&2 && return 1; }
 }
 
+# What is compiled in a job on the local platform goes with the job: that of the first would be of no use to the second.
+compile() { # NAME: what a server, a model and a task on a store import; uv has compiled nothing
+  MLFLOW_DISABLE_TELEMETRY=true ".mlflow/$1/bin/python" -c '
+import compileall, importlib, sys
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        pass
+for room in ("server", "store"):
+    compileall.compile_dir(sys.modules["mlflow"].__path__[0] + "/" + room, quiet=2)
+' mlflow.cli mlflow.server.fastapi_app mlflow.sklearn mlflow.pyfunc.scoring_server uvicorn.workers flask_wtf.csrf boto3 pymysql \
+    psycopg >/dev/null 2>&1 || :
+}
+
 make_venv() { # NAME LOCK
   local started=$SECONDS python reason
   check_tools
@@ -135,6 +150,7 @@ os.execvp("bash", ["bash", *sys.argv[2:]])
     say "could not install $2 into .mlflow/$1: ${reason:-see above}; mend it and run the same command again"
     exit 1
   fi
+  [ "$1" != venv-mlflow ] || compile "$1"
   stop_count
   rm -f ".mlflow/$1.log"
   (cd ".mlflow/$1" && printf '%s\n' lib/python*/site-packages/*.dist-info >packages)
@@ -166,4 +182,4 @@ fi
 [ -d .neuro ] || [ -d .apolo ] || find_workspace
 is_made venv "$here/requirements.lock" || make_venv venv "$here/requirements.lock"
 [ -s .mlflow/.gitignore ] || echo '*' >.mlflow/.gitignore # it holds secrets of the local platform
-exec .mlflow/venv/bin/python -X pycache_prefix="$PWD/.mlflow/pycache" "$here/start.py" "$here/$1.py" "${@:2}"
+exec .mlflow/venv/bin/python -X compiled="$PWD/.mlflow/pycache" "$here/start.py" "$here/$1.py" "${@:2}"

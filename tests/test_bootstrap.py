@@ -46,7 +46,9 @@ class Toolkit:
         for name in ("bootstrap.sh", "start.py", "uv.lock"):
             shutil.copy(ROOT / "scripts" / name, self.scripts)
         (self.scripts / "requirements.lock").write_text(pinned("toml"))
-        (self.scripts / "hello.py").write_text("import sys, toml; print(sys.argv[1:]); sys.exit(7)")
+        (self.scripts / "words").mkdir()
+        (self.scripts / "words/said.py").write_text("import sys, toml; print(sys.argv[1:])")
+        (self.scripts / "hello.py").write_text("import words.said, sys; sys.exit(7)")
 
     def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
         """Start bootstrap.sh in the workspace."""
@@ -86,7 +88,9 @@ def test_once_then_again_only_for_a_change_and_after_an_interruption(toolkit: To
     assert "setting up .mlflow/venv (once)" in err
     assert (toolkit.workspace / ".mlflow/venv/bin/uv").exists()
     assert not list(toolkit.scripts.rglob("__pycache__"))
-    assert list((toolkit.workspace / ".mlflow/pycache").rglob("*.pyc"))
+    compiled = toolkit.workspace / ".mlflow/pycache"  # of the toolkit alone: packages keep theirs beside them
+    kept = {f"/{path.parent.relative_to(compiled)}" for path in compiled.rglob("*.pyc")}
+    assert kept == {f"{toolkit.scripts.resolve()}/words/__pycache__"}
 
     assert toolkit.run("hello") == (7, "[]\n", "")
 
@@ -236,19 +240,20 @@ def test_a_python_that_does_not_run_is_passed_over(toolkit: Toolkit, tmp_path: P
 
 
 class Index(ThreadingHTTPServer):
-    """A package index on loopback, by TLS with a certificate of its own; it has one package, `nothing`."""
+    """A package index on loopback, by TLS with a certificate of its own, which has one package, `mlflow`."""
 
     def __init__(self, folder: Path) -> None:
         self.asked: list[str] = []
         self.wheel = io.BytesIO()
-        about = "Metadata-Version: 2.1\nName: nothing\nVersion: 1.0\n"
+        about = "Metadata-Version: 2.1\nName: mlflow\nVersion: 1.0\n"
         with zipfile.ZipFile(self.wheel, "w") as made:
-            made.writestr("nothing.py", "")
-            made.writestr("nothing-1.0.dist-info/METADATA", about)
-            made.writestr("nothing-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-            made.writestr("nothing-1.0.dist-info/RECORD", "")
+            made.writestr("mlflow/cli.py", "")
+            made.writestr("mlflow/store/later.py", "")
+            made.writestr("mlflow-1.0.dist-info/METADATA", about)
+            made.writestr("mlflow-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+            made.writestr("mlflow-1.0.dist-info/RECORD", "")
         digest = hashlib.sha256(self.wheel.getvalue()).hexdigest()
-        self.lock = f"nothing==1.0 --hash=sha256:{digest}\n"
+        self.lock = f"mlflow==1.0 --hash=sha256:{digest}\n"
         self.certificate = folder / "certificate.pem"
         words = [
             "openssl",
@@ -289,7 +294,7 @@ class Pages(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Send the package's page, or its wheel."""
         self.server.asked.append(self.path)
-        name = "nothing-1.0-py3-none-any.whl"
+        name = "mlflow-1.0-py3-none-any.whl"
         is_wheel = self.path.endswith(name)
         body = self.server.wheel.getvalue() if is_wheel else f'<a href="/{name}">{name}</a>'.encode()
         self.send_response(200)
@@ -331,7 +336,7 @@ def test_uv_trusts_whom_the_system_trusts(toolkit: Toolkit, index: Index, tmp_pa
     env |= {"HOME": str(toolkit.home), "UV_DEFAULT_INDEX": index.url, "PIP_NO_INDEX": "1"}
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     shell = 'mount --bind "$1" "$2" && shift 2 && exec bash "$@"'
-    words = [str(toolkit.scripts / "bootstrap.sh"), "--venv", "other", str(lock)]
+    words = [str(toolkit.scripts / "bootstrap.sh"), "--venv", "venv-mlflow", str(lock)]
     run = subprocess.run(
         ["unshare", *user, "--mount", "sh", "-ec", shell, "sh", str(trusted), str(system), *words],
         cwd=toolkit.workspace,
@@ -342,5 +347,7 @@ def test_uv_trusts_whom_the_system_trusts(toolkit: Toolkit, index: Index, tmp_pa
     )
     assert run.returncode == 0, run.stderr
     assert "pip" not in run.stderr
-    assert {"/simple/nothing/", "/nothing-1.0-py3-none-any.whl"} == set(index.asked)
-    assert list((toolkit.workspace / ".mlflow/other").rglob("nothing.py"))
+    assert {"/simple/mlflow/", "/mlflow-1.0-py3-none-any.whl"} == set(index.asked)
+    made = toolkit.workspace / ".mlflow/venv-mlflow"
+    # No job on the local platform can keep what it compiles.
+    assert {path.name.split(".")[0] for path in made.rglob("mlflow/**/*.pyc")} == {"cli", "later"}

@@ -1,11 +1,11 @@
-"""`python -m local_platform STATE` serves the state folder STATE; client.py starts it."""
+"""`python start.py local_platform/__main__.py STATE` serves the state folder STATE; client.py starts it."""
 
 import sys
 from pathlib import Path
 
-from .server import run
+from local_platform.server import run
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m local_platform STATE")
+        sys.exit("usage: python start.py local_platform/__main__.py STATE")
     sys.exit(run(Path(sys.argv[1]).absolute()))

@@ -220,12 +220,15 @@ def _spawn(state: Path) -> "subprocess.Popen[bytes]":
             f"the local platform's folder {state} cannot be used: {error.strerror}"
         ) from error
     env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    env |= {"HOME": str(state / "home"), "PYTHONPATH": str(Path(__file__).absolute().parents[1])}
-    env["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix or ""
+    env["HOME"] = str(state / "home")
+    scripts = Path(__file__).absolute().parents[1]
+    words = [str(scripts / "start.py"), str(scripts / "local_platform/__main__.py"), str(state)]
+    if "compiled" in sys._xoptions:  # start.py has it
+        words[:0] = ["-X", f"compiled={sys._xoptions['compiled']}"]
     try:
         # Of its own session and away from the user's folder: neither ^C nor an unmount meets it.
         return subprocess.Popen(
-            [sys.executable, "-m", "local_platform", str(state)],
+            [sys.executable, *words],
             cwd="/",
             env=env,
             stdin=subprocess.DEVNULL,

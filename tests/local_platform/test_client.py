@@ -52,7 +52,7 @@ def test_starts_at_once_give_one_platform(tmp_path: Path) -> None:
         with ThreadPoolExecutor(4) as pool:
             urls = set(pool.map(start, range(4)))
         assert len(urls) == 1
-        assert len(processes("-m local_platform", str(state))) == 1
+        assert len(processes("local_platform/__main__.py", str(state))) == 1
     finally:
         client.stop(state)
     assert processes("local_platform", str(state)) == []

@@ -7,9 +7,15 @@ with soft_wrap. Source: `LiveRunner.run` in apolo_flow 24.12.1.
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
-from rich.console import Console
+# Only this file is not to be compiled beside itself, in somebody's repository: what it imports may be.
+sys.dont_write_bytecode = False
+del os.environ["PYTHONDONTWRITEBYTECODE"]
+
+from rich.console import Console  # noqa: E402
 
 _print = Console.print
 

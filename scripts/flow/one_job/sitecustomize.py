@@ -8,7 +8,12 @@ them all. Source: the loop over `job_ids` in `LiveRunner.run` of apolo_flow 24.1
 from __future__ import annotations
 
 import os
+import sys
 
-from apolo_flow.context import RunningLiveFlow
+# Only this file is not to be compiled beside itself, in somebody's repository: what it imports may be.
+sys.dont_write_bytecode = False
+del os.environ["PYTHONDONTWRITEBYTECODE"]
+
+from apolo_flow.context import RunningLiveFlow  # noqa: E402
 
 RunningLiveFlow.job_ids = property(lambda _: [os.environ["MLFLOW_HELD_JOB"]])  # type: ignore[assignment]
