@@ -34,10 +34,10 @@ async def started(flow: Flow) -> AsyncIterator[Job]:
         Failure: neuro-flow cannot evaluate or submit it, or it ended at once.
     """
     run = flow.held or HeldRun(flow.settings, flow.login)
+    submitted = False
     try:
         if flow.held is None:
             await run.begin()
-        submitted = False
         job = await flow.find()  # another mlflow-up may have been faster
         if job is None:
             await require_no_task(flow)
@@ -62,6 +62,10 @@ async def started(flow: Flow) -> AsyncIterator[Job]:
         else:
             await run.end()
             await died(flow, await flow.find(ended=True))
+    except asyncio.CancelledError:
+        stop = f"`{flow.settings.make('mlflow-down')}` stops it"
+        say(f"a job that has been started keeps running; {stop}" if submitted else "no job has been started")
+        raise
     finally:
         await run.close()
 
@@ -139,12 +143,8 @@ async def bring_up(flow: Flow) -> None:
     settings, found = flow.settings, flow.job
     if found and flow.held:
         await flow.held.close()
-    try:
-        async with contextlib.nullcontext(found) if found else started(flow) as job:
-            job = await wait(flow, job)
-    except asyncio.CancelledError:
-        say(f"a job that has been started keeps running; `{settings.make('mlflow-down')}` stops it")
-        raise
+    async with contextlib.nullcontext(found) if found else started(flow) as job:
+        job = await wait(flow, job)
     remember(flow, job)
     print(f"MLflow {'was running already' if found else 'is up'}: {server.address(job)}")
     print(server.describe(flow, job))

@@ -169,14 +169,22 @@ class Task:
                 ended = f"the {what} ended without a result (job {job.id}: {state_of(job)})"
                 raise Failure(Problem(f"{ended}{words and f': {words}'}", "run the same again"))
         except (asyncio.CancelledError, Failure):
-            job = await self.flow.client.jobs.status(job.id)
-            if not job.status.is_finished:
-                say(f"stopping job {job.id}; what it has not finished, it undoes")
-                await asyncio.shield(self.flow.stop(job))
+            await asyncio.shield(self._stop(job, what, "" if task.get("dry_run") else name))
             raise
         if "error" in result:
             raise Failure(f"{result['error']}")
         return result
+
+    async def _stop(self, job: Job, what: str, name: str) -> None:
+        """Stop a job that goes on, and say it where it had done its work already; `name` is of its result."""
+        job = await self.flow.client.jobs.status(job.id)
+        if job.status.is_finished:
+            return
+        say(f"stopping job {job.id}; what it has not finished, it undoes")
+        await self.flow.stop(job)
+        result = await self._result(await self.flow.client.jobs.status(job.id), name) if name else None
+        if result is not None and "error" not in result:
+            say(f"the {what} was done before that")
 
     async def _start(self, task: dict[str, Any]) -> Job:
         flow, submission = self.flow, self.submission

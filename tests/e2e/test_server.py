@@ -165,6 +165,19 @@ def test_a_taken_port_is_no_obstacle(clone: Clone) -> None:
         assert get(f"{url}/version") == 200
 
 
+def test_interrupt_before_anything_is_started(clone: Clone) -> None:
+    neuro_flow = clone.path / "never-ending"
+    neuro_flow.write_text(f"#!/bin/sh\ntouch '{clone.path}/begun'\nexec sleep 60\n")
+    neuro_flow.chmod(0o755)
+    clone.env["MLFLOW_FLOW_CLI"] = str(neuro_flow)
+    up = clone.start("mlflow-up", "MLFLOW_PLATFORM=local")
+    while not (clone.path / "begun").exists() and up.poll() is None:
+        time.sleep(0.05)
+    os.killpg(up.pid, signal.SIGINT)
+    _, err = up.communicate(timeout=60)
+    assert "mlflow: no job has been started\nmlflow: interrupted\n" in err
+
+
 def test_interrupt_leaves_the_started_job(clone: Clone) -> None:
     up = subprocess.Popen(  # without make, which ends by the signal and hides the exit code
         ["bash", "scripts/bootstrap.sh", "up"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from types import SimpleNamespace
@@ -88,6 +89,37 @@ async def test_of_a_task_without_a_result(monkeypatch: pytest.MonkeyPatch) -> No
         await task.run("backup")
     reason = "the backup ended without a result (job job-1: failed OOMKilled): Killed"
     assert str(caught.value) == f"{reason}; run the same again"
+
+
+@pytest.mark.parametrize("result", [None, {"error": "undone"}, {"kept": "x"}])
+async def test_of_a_task_that_was_interrupted(
+    result: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flow: Any = Flow("")
+    flow.job.status = JobStatus.RUNNING
+
+    async def stop(_: Any) -> None:
+        flow.job.status = JobStatus.CANCELLED
+
+    async def given(*_: Any) -> Any:
+        return flow.job
+
+    async def interrupted(*_: Any) -> None:
+        raise asyncio.CancelledError
+
+    async def found(*_: Any) -> Any:
+        return result
+
+    flow.stop = stop
+    task = object.__new__(Task)
+    task.flow, task.backups = flow, SimpleNamespace(path="/b")  # type: ignore[assignment]
+    for name, function in (("_start", given), ("_follow", interrupted), ("_result", found)):
+        monkeypatch.setattr(Task, name, function)
+    with pytest.raises(asyncio.CancelledError):
+        await task.run("restore")
+    said = ["mlflow: stopping job job-1; what it has not finished, it undoes"]
+    said += ["mlflow: the restore was done before that"] if result and "kept" in result else []
+    assert capsys.readouterr().err.splitlines() == said
 
 
 AGAIN = "; run the same again when that is over"
