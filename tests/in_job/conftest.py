@@ -244,3 +244,14 @@ def s3() -> Iterator[S3]:
         yield S3("http://{}:{}".format(*server.get_host_and_port()))
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def backup(warm: Warm, filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup with rows in every table and two artifacts."""
+    store = Place(warm, tmp_path_factory.mktemp("backup"))
+    shutil.copyfile(filled, store.path)
+    (store.folder / "artifacts/0").mkdir(parents=True)
+    (store.folder / "artifacts/0/a").write_bytes(b"one")
+    (store.folder / "artifacts/b").write_bytes(b"two")
+    return store.backups / store.backup(artifacts=True)

@@ -264,3 +264,10 @@ def old_place(warm: Warm, folder: Path, server: Database, name: str) -> Place:
     warm.python(OLD_SCHEMA, **store.env, OLD=str(first), REVISION=OLD_REVISION)
     first.unlink()
     return store
+
+
+def with_backup(place: Place, backup: Path, name: str = "backup.zip") -> str:
+    """Put a backup among those of a store, and return its name there."""
+    place.backups.mkdir(exist_ok=True)
+    shutil.copyfile(backup, place.backups / name)
+    return name
