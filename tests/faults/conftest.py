@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from local_platform import client
 from tests.in_job.conftest import (  # noqa: F401 - fixtures
     mount,
     no_locks,
@@ -25,6 +26,8 @@ from tests.in_job.conftest import (  # noqa: F401 - fixtures
 )
 from tests.in_job.harness import needed
 from tests.local_platform.conftest import new  # noqa: F401 - a fixture
+
+from .served import Served
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -110,3 +113,11 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = Path(__file__).with_name("clock.c")
     subprocess.run([gcc, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
     return library
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server for all tests of a module."""
+    made = Served(tmp_path_factory.mktemp("served"))
+    yield made
+    client.stop(made.platform.state)
