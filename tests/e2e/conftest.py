@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -69,6 +70,22 @@ class Clone:
     def local(self, target: str, *words: str, code: int = 0, **env: str) -> tuple[str, str]:
         """Run a target on the local platform."""
         return self.make(target, "MLFLOW_PLATFORM=local", *words, code=code, **env)
+
+    def typed(self, lines: list[str]) -> str:
+        """Type commands one after the other, which have to do; return all that a terminal would show."""
+        script = "\n".join(f"echo {shlex.quote(line)}\n{line}" for line in lines)
+        run = subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", script],
+            cwd=self.path,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stdout
+        return run.stdout
 
     def up(self, *words: str) -> str:
         """Start the server on the local platform and return its address."""

@@ -61,23 +61,13 @@ def test_typed_one_after_the_other(page: str, newcomer: Clone) -> None:
         apolo = newcomer.path / ".mlflow/local/bin/apolo"
         subprocess.run([apolo, "secret", "add", "mlflow-db", "@uri"], cwd=newcomer.path, check=True)
     typed = [NOT_HERE.get(command, command).replace(BACKUP, NEWEST) for command in commands(page)]
-    script = "\n".join(f"echo {shlex.quote(line)}\n{line}" for line in typed)
-    run = subprocess.run(
-        ["bash", "-e", "-o", "pipefail", "-c", script],
-        cwd=newcomer.path,
-        env=newcomer.env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
+    said = newcomer.typed(typed)
     told = {
         "README.md": ["MLflow is up: ", "accuracy", "stopped job", "Targets", "include $(wildcard"],
         "docs/data.md": ["holds ", "kept as ", "copy ", "restored"],
     }
     for words in told[page]:
-        assert words in run.stdout + run.stderr, words
+        assert words in said, words
 
 
 @pytest.mark.e2e

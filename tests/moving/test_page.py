@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -39,23 +38,6 @@ def clone(tmp_path: Path) -> Iterator[Clone]:
     made.end()
 
 
-def type_all(clone: Clone, lines: list[str]) -> str:
-    """Type commands in a clone; return all that was printed."""
-    script = "\n".join(f"echo {shlex.quote(line)}\n{line}" for line in lines)
-    run = subprocess.run(
-        ["bash", "-e", "-o", "pipefail", "-c", script],
-        cwd=clone.path,
-        env=clone.env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout
-    return run.stdout
-
-
 def test_each_section_is_typed() -> None:
     tried = ("From the older action", "From `mlflow server`", "From a file store", "From somebody's")
     assert sum(len(commands(PAGE, title)) for title in tried) == len(commands(PAGE)) > 10
@@ -68,7 +50,7 @@ def test_from_the_older_action(clone: Clone) -> None:
     (project / ".mlflow").mkdir()
     for venv in VENVS:
         (project / ".mlflow" / venv).symlink_to(ROOT / ".mlflow" / venv)
-    said = type_all(clone, commands(PAGE, "From the older action"))
+    said = clone.typed(commands(PAGE, "From the older action"))
     for words in ("+     action: ws:.mlflow/action.yaml", "installed; commit it", "MLflow is up: "):
         assert words in said, words
 
@@ -80,7 +62,7 @@ def test_from_a_plain_server(clone: Clone) -> None:
         database.execute("UPDATE runs SET artifact_uri = 'mlflow-artifacts:/0/' || run_uuid || '/artifacts'")
         runs = [run for (run,) in database.execute("SELECT run_uuid FROM runs")]
     lay(old, {f"mlartifacts/0/{run}/artifacts/notes.txt": "kept" for run in runs})
-    said = type_all(clone, commands(PAGE, "From `mlflow server`"))
+    said = clone.typed(commands(PAGE, "From `mlflow server`"))
     assert "restored: " in said
     api = f"{clone.up()}/api/2.0/mlflow"
     for run in runs:
@@ -91,7 +73,7 @@ def test_from_a_plain_server(clone: Clone) -> None:
 def test_from_a_file_store_then_from_a_database(clone: Clone) -> None:
     store = clone.path.parent / "old/mlruns"
     logged = clone.python(LOG, MLFLOW_TRACKING_URI=str(store), MLFLOW_ALLOW_FILE_STORE="true").split()[-1]
-    said = type_all(clone, commands(PAGE, "From a file store"))
+    said = clone.typed(commands(PAGE, "From a file store"))
     assert "holds    1 experiment, 1 run" in said
     api = f"{clone.up()}/api/2.0/mlflow"
     assert call(f"{api}/runs/get?run_id={logged}")["run"]["data"]["metrics"][0]["value"] == 1
@@ -102,7 +84,7 @@ def test_from_a_file_store_then_from_a_database(clone: Clone) -> None:
     subprocess.run(apolo, cwd=clone.path, env=clone.env, check=True, capture_output=True)
     [settings] = re.findall(r"(?ms)^```yaml\n(.*?)^```", TEXTS[PAGE])
     (clone.path / "mlflow.yaml").write_text(settings)
-    said = type_all(clone, commands(PAGE, "From somebody's"))
+    said = clone.typed(commands(PAGE, "From somebody's"))
     assert "is of an older MLflow" in said
     assert "upgraded: the schema is " in said
     assert "MLflow is up: " in said
