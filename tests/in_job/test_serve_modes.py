@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,12 +26,21 @@ print(run.info.run_id)
 """
 
 
+DAILY_SUM = """
+INSERT INTO sql_trace_metric_daily_rollups
+  (experiment_id, rollup_day, metric_name, grouping_set, sample_count, sum_value)
+VALUES (0, '2026-01-01', 'latency', 'total', 1, 0.5)
+"""
+
+
 def test_ui_mode_shows_what_a_job_wrote_with_no_server_up(ready_volume: Path, start: StartServer) -> None:
     location = f"{ready_volume}/artifacts/direct"
     run = mlflow_python(
         TRAINING_JOB, f"sqlite:///{ready_volume}/mlflow.db", location, cwd=ready_volume.parent
     )
     run = run.split()[-1]
+    with closing(sqlite3.connect(ready_volume / "mlflow.db")) as database, database:
+        database.execute(DAILY_SUM)  # another server's, with which MLflow would not start
     server = start(ready_volume, MLFLOW_ACTION_MODE="UI").wait_until_up()
     shown = server.ask("GET", f"/runs/get?run_id={run}")["run"]
     assert shown["data"]["metrics"][0]["value"] == 0.5
@@ -45,6 +56,9 @@ def test_ui_mode_shows_what_a_job_wrote_with_no_server_up(ready_volume: Path, st
     where = server.ask("GET", f"/experiments/get?experiment_id={made}")["experiment"]["artifact_location"]
     assert where.endswith(f"{ready_volume}/artifacts/{made}")
     assert "ui mode" in server.lines[-1]
+    assert "daily sums" not in server.log.read_text("utf-8")
+    with closing(sqlite3.connect(ready_volume / "mlflow.db")) as database:
+        assert database.execute("SELECT count(*) FROM sql_trace_metric_daily_rollups").fetchone() == (1,)
 
 
 def test_an_old_file_store_keeps_working(volume: Path, tmp_path: Path, start: StartServer) -> None:
