@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from collections.abc import AsyncIterator
 
 from common import console
 from common.console import say
+from common.waits import ended
 from flow.workspace import open_flow, require_job, state_of
 from settings import problems
 from settings.layers import Settings
@@ -26,9 +26,7 @@ async def logs(settings: Settings, *, follow: bool) -> None:
             while not copying.done() and not console.is_unheard():  # else it would wait for the next line
                 await asyncio.wait([copying], timeout=0.5)
         finally:
-            copying.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await copying
+            await ended(copying)
 
 
 async def copy(log: AsyncIterator[bytes]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 from common import console
 from common.console import UNCHANGED, Failure, Problem, complain, format_duration, say
+from common.waits import ended
 from flow import server
 from flow.drift import drift, is_ours
 from flow.neuro_flow import HeldRun
@@ -130,12 +131,6 @@ async def wait(flow: Flow, job: Job) -> Job:
     raise Failure(
         Problem(f"no server after {format_duration(limit)}: {state}", f"{fix}; MLFLOW_TIMEOUT is the limit")
     )
-
-
-async def ended(task: asyncio.Task[None]) -> None:
-    """End a task that only listens."""
-    task.cancel()
-    await asyncio.wait({task})
 
 
 async def bring_up(flow: Flow) -> None:

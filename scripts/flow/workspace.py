@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from common import console
 from common.console import UNREACHABLE, Failure, Problem, one_line, say
 from common.lazy import lazily
+from common.waits import ended, within
 from flow import neuro_flow
 from flow.login import VENV_BIN, Login, log_in
 from flow.neuro_flow import HeldRun
@@ -235,9 +236,7 @@ class Flow:
             left = f"the processes of job {job.id} may run for another {GONE_WAIT:.0f} s"
             say(f"{left}; nothing else changes their store until then")
         finally:
-            reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
+            await ended(reading)
 
     async def log(self, job: Job, *, follow: bool) -> AsyncIterator[bytes]:
         """Yield a job's log; without `follow` only what is there.
@@ -252,7 +251,7 @@ class Flow:
             iterator = chunks.__aiter__()
             with contextlib.suppress(asyncio.TimeoutError, StopAsyncIteration):
                 while True:
-                    chunk = await asyncio.wait_for(iterator.__anext__(), wait)
+                    chunk = await within(wait, iterator.__anext__())
                     wait = wait and MORE_LINES
                     yield line.sub(b"", chunk)
 
@@ -326,6 +325,17 @@ def time_left(job: Job) -> float | None:
     return job.life_span - age(job) if job.life_span else None
 
 
+async def connected(login: Login) -> apolo_sdk.Client:
+    """Return a client of the platform, which has to be closed."""
+    getting = asyncio.ensure_future(apolo_sdk.get(path=login.config))
+    try:
+        return await within(CONNECT_TIMEOUT, getting)
+    except asyncio.CancelledError:
+        if not getting.cancelled() and not getting.exception():
+            await getting.result().close()
+        raise
+
+
 @contextlib.asynccontextmanager
 async def open_flow(
     settings: Settings, *, will_run: bool = False, will_start: bool = False
@@ -345,14 +355,14 @@ async def open_flow(
             held = HeldRun(settings, login)
             await held.begin()
         with platform_errors(settings):
-            client = await asyncio.wait_for(apolo_sdk.get(path=login.config), CONNECT_TIMEOUT)
+            client = await connected(login)
             try:
                 flow = Flow(settings, login, client)
                 if not flow.project:
                     fix = f"`{login.apolo_typed} config switch-project NAME`, or project_name in project.yml"
                     raise Failure(Problem("no project of the platform is chosen", fix))
                 flow.held = held
-                flow.job = await asyncio.wait_for(flow.find(), CONNECT_TIMEOUT)
+                flow.job = await within(CONNECT_TIMEOUT, flow.find())
                 try:
                     yield flow
                 finally:
