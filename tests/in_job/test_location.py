@@ -80,9 +80,9 @@ def modules(monkeypatch: pytest.MonkeyPatch, *present: str, sqlalchemy_2: bool =
     [
         pytest.param("postgres://u@h/d", ["psycopg"], "postgresql+psycopg://u@h/d", id="postgres"),
         pytest.param(
-            "postgresql://u@h/d", ["psycopg", "psycopg2"], "postgresql+psycopg://u@h/d", id="preferred"
+            "postgresql://u@h/d", ["psycopg", "psycopg2"], "postgresql+psycopg2://u@h/d", id="preferred"
         ),
-        pytest.param("postgresql://u@h/d", ["psycopg2"], "postgresql+psycopg2://u@h/d", id="psycopg2"),
+        pytest.param("postgresql://u@h/d", ["psycopg"], "postgresql+psycopg://u@h/d", id="psycopg"),
         pytest.param("mysql://u@h/d", ["MySQLdb"], "mysql+mysqldb://u@h/d", id="mysqldb"),
         pytest.param("mariadb://u@h/d", ["pymysql"], "mysql+pymysql://u@h/d", id="mariadb"),
         pytest.param("mysql+pymysql://u@h/d", ["pymysql", "MySQLdb"], "mysql+pymysql://u@h/d", id="chosen"),
@@ -95,13 +95,14 @@ def test_drivers(uri: str, present: list[str], result: str, monkeypatch: pytest.
 
 
 def test_psycopg_3_needs_sqlalchemy_2(monkeypatch: pytest.MonkeyPatch) -> None:
-    modules(monkeypatch, "psycopg", "psycopg2", sqlalchemy_2=False)
-    assert location.sql_uri("postgresql://u@h/d") == "postgresql+psycopg2://u@h/d"
+    modules(monkeypatch, "psycopg", sqlalchemy_2=False)
+    with pytest.raises(words.Problem, match="postgresql needs the driver psycopg2 or psycopg"):
+        location.sql_uri("postgresql://u@h/d")
 
 
 def test_a_missing_driver_and_an_ambiguous_password_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     modules(monkeypatch)
-    with pytest.raises(words.Problem, match="postgresql needs the driver psycopg or psycopg2"):
+    with pytest.raises(words.Problem, match="postgresql needs the driver psycopg2 or psycopg"):
         location.sql_uri("postgresql://u@h/d")
     with pytest.raises(words.Problem, match="mysql needs the driver mysqldb:"):
         location.sql_uri("mysql+mysqldb://u@h/d")
