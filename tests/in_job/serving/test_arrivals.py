@@ -10,10 +10,12 @@ from ..harness import SCRIPTS, mlflow_python
 
 pytestmark = pytest.mark.e2e
 CODE = """
-import socket, sys, threading, time
+import socket, subprocess, sys, threading, time
 import uvicorn
 from in_job.serving import arrivals
 arrivals.PAUSE = float(sys.argv[1])
+shares = arrivals.Shares()
+arrivals.Shares = lambda: shares
 arrivals.take_turns(uvicorn.Server)
 
 async def app(scope, receive, send):
@@ -55,6 +57,44 @@ assert {one.getpeername() for one in taken} == {one.getsockname() for one in res
         ),
         pytest.param(
             "0.002",
+            """
+arrivals.COURTESY = 60
+first = client()
+assert answered(first)
+worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+shares.note(worker.pid, 1)  # as many
+second = client()
+assert answered(second)
+third = client()  # one fewer
+assert other.accept()[0].getpeername() == third.getsockname()
+worker.communicate()
+""",
+            id="left-to-one-that-has-fewer",
+        ),
+        pytest.param(
+            "0.002",
+            """
+arrivals.COURTESY = 60
+worker = subprocess.Popen([sys.executable, "-c", ""])
+worker.wait()
+shares.note(worker.pid, 0)
+assert all([answered(one) for one in [client() for _ in range(3)]])
+""",
+            id="not-left-to-one-that-has-ended",
+        ),
+        pytest.param(
+            "0.002",
+            """
+arrivals.COURTESY = 0.1
+worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+shares.note(worker.pid, 0)
+assert all([answered(one) for one in [client() for _ in range(3)]])
+worker.communicate()
+""",
+            id="taken-where-nobody-else-does",
+        ),
+        pytest.param(
+            "0.002",
             "assert all([answered(one) for one in [client() for _ in range(50)]])",
             id="all-in-the-end",
         ),
@@ -77,7 +117,7 @@ listener = socket.create_server(("127.0.0.1", 0))
 listener.setblocking(False)
 other, accept, spent = listener.dup(), listener.accept, Spent()
 arrivals.SPENT, listen = 0.1, arrivals.listen
-arrivals.listen = lambda server, _: listen(server, spent)
+arrivals.listen = lambda server, _, shares: listen(server, spent, shares)
 server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
 thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
 thread.start()
