@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import time
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from common.console import UNCHANGED, Failure, Problem, complain, format_duratio
 from copying import edits
 from flow import credentials, deployments, drift, server
 from flow.deployments import State
+from flow.neuro_flow import HeldRun
 from flow.platform_check import check_clash
 from flow.registry import Model, Registry
 from flow.submission import Submission, inputs_of_deployment
@@ -31,7 +33,6 @@ class Plan:
     model: Model
     suffix: str
     inputs: dict[str, str]
-    submission: Submission
 
     @property
     def beside(self) -> str:
@@ -43,7 +44,7 @@ async def make_plan(flow: Flow, server_job: Job, text: str, *, follow: bool) -> 
     """Return what is to be served.
 
     Raises:
-        Failure: there is no such model, or its job cannot be started.
+        Failure: there is no such model, or no job for it.
     """
     deployments.require_model_job(flow, edits.model_lines(flow.settings.job))
     model = await Registry(flow, server_job).find(text)
@@ -59,8 +60,7 @@ async def make_plan(flow: Flow, server_job: Job, text: str, *, follow: bool) -> 
         "follow": str(follow),
         **_user(flow, server_job),
     }
-    suffix = deployments.suffix_of(model)
-    return Plan(model, suffix, inputs, await deployments.evaluated(flow, suffix, inputs))
+    return Plan(model, deployments.suffix_of(model), inputs)
 
 
 def _user(flow: Flow, server_job: Job) -> dict[str, str]:
@@ -89,36 +89,56 @@ def _user(flow: Flow, server_job: Job) -> dict[str, str]:
 
 async def deploy(settings: Settings, text: str, *, follow: bool, dry_run: bool) -> None:
     """Serve a model; with `dry_run` only say what would be done."""
-    async with open_flow(settings, will_run=not dry_run) as flow:
+    begun = "" if dry_run else settings.deploy_job
+    async with open_flow(settings, will_run=not dry_run, will_start=begun) as flow:
         plan = await make_plan(flow, require_job(flow), text, follow=follow)
         running = await flow.models(plan.suffix)
-        job = running[0] if running else None
-        changes = await drift.differences(flow, job, plan.submission) if job else []
+        job, run = running[0] if running else None, flow.held
+        if job and run:
+            await make_room(flow, plan)
+        suffix = plan.beside if job and run else plan.suffix
+        submission = await deployments.evaluated(flow, run, suffix, plan.inputs)
+        changes = await drift.differences(flow, job, submission) if job else []
         longer = [change for change in changes if change.startswith("life_span: ")]
-        changes = [change for change in changes if change not in longer]
+        # The name is the suffix's, and so the trial's.
+        changes = [change for change in changes if change not in longer and change[:9] != "job_name:"]
         if job and not follow and await deployments.serves(flow, job, plan.model):
             changes = [change for change in changes if not change.startswith("model: ")]
-        if dry_run:
-            show(flow, plan, job, changes)
+        if run is None:
+            show(flow, plan, submission, job, changes)
             return
-        await check_clash(flow, plan.submission)
-        await flow.make_folders(plan.submission)
+        await check_clash(flow, submission)
+        await flow.make_folders(submission)
         if job is None:
-            await first(flow, plan)
+            await first(flow, plan, run)
         elif changes:
             say("; ".join(changes))
-            await replace(flow, plan, job)
+            await replace(flow, plan, run, job)
         else:
-            await keep(flow, plan, job, longer=bool(longer))
+            await run.close()
+            await keep(flow, plan, job, submission.options["life-span"] if longer else "")
 
 
-def show(flow: Flow, plan: Plan, job: Job | None, changes: list[str]) -> None:
+async def make_room(flow: Flow, plan: Plan) -> None:
+    """Stop what a call that was interrupted has left in the place where the new version is tried.
+
+    Raises:
+        Failure: another model is there.
+    """
+    for left in await flow.models(plan.beside):
+        if deployments.model_of(left).name != plan.model.name:
+            fix = f"`{flow.login.apolo_typed} kill {left.id}` makes room"
+            raise Failure(Problem(f"job {left.id} has the name that the new version would be tried by", fix))
+        await flow.stop(left)
+
+
+def show(flow: Flow, plan: Plan, submission: Submission, job: Job | None, changes: list[str]) -> None:
     """Say what would be done."""
     if job and not changes:
         print(f"would change nothing: {plan.model} is what job {job.id} serves, {deployments.address(job)}")
     else:
         print(f"would serve: neuro-flow run {flow.settings.deploy_job} --suffix {plan.suffix}")
-        for name, value in inputs_of_deployment(plan.submission).items():
+        for name, value in inputs_of_deployment(submission).items():
             if name not in ("restart", "browse"):
                 print(f"  {name:22} {redact(value) or '(empty)'}")
         if job:
@@ -126,11 +146,11 @@ def show(flow: Flow, plan: Plan, job: Job | None, changes: list[str]) -> None:
     say(UNCHANGED)
 
 
-async def first(flow: Flow, plan: Plan) -> None:
+async def first(flow: Flow, plan: Plan, run: HeldRun) -> None:
     """Serve a model that no job serves yet."""
     begin = time.monotonic()
     say(f"starting: neuro-flow run {flow.settings.deploy_job} --suffix {plan.suffix}")
-    async with _until_interrupted(flow, plan), deployments.started(flow, plan.suffix, plan.inputs) as job:
+    async with _until_interrupted(flow, plan), deployments.started(flow, run, plan.suffix) as job:
         job, state = await deployments.answering(flow, job, str(plan.model))
     tell(flow, plan, job, state, f"answers after {format_duration(time.monotonic() - begin)}")
 
@@ -141,36 +161,33 @@ async def _until_interrupted(flow: Flow, plan: Plan):  # type: ignore[no-untyped
     try:
         yield
     except asyncio.CancelledError:
-        stop = f"{flow.settings.make('mlflow-undeploy')} MODEL={plan.model.name}"
+        stop = f"{flow.settings.make('mlflow-undeploy')} MODEL={shlex.quote(plan.model.name)}"
         say(f"a job that has been started keeps running; `{stop}` stops it")
         raise
 
 
-async def keep(flow: Flow, plan: Plan, job: Job, *, longer: bool) -> None:
+async def keep(flow: Flow, plan: Plan, job: Job, span: str) -> None:
     """Say that there is nothing to change, once the job answers; a longer life span it gets as it runs."""
-    span = plan.submission.options.get("life-span", "")
-    if longer and job.life_span:
+    if span and job.life_span:
         await flow.client.jobs.bump_life_span(job.id, parse_duration(span) - int(job.life_span))
     job, state = await deployments.answering(flow, job, str(plan.model))
     tell(flow, plan, job, state, "was served already, with these settings: nothing to change")
 
 
-async def replace(flow: Flow, plan: Plan, old: Job) -> None:
+async def replace(flow: Flow, plan: Plan, run: HeldRun, old: Job) -> None:
     """Serve another version, or by other settings, than a job that runs: tried beside it, then in its place.
 
     The platform allows one job of a name, and the address is made of the name: so the new version proves
     itself under another one first, and takes over by a start that finds everything installed.
     """
     say(f"starting beside job {old.id}: neuro-flow run {flow.settings.deploy_job} --suffix {plan.beside}")
-    for left in await flow.models(plan.beside):  # of a call that was interrupted
-        if deployments.model_of(left).name != plan.model.name:
-            fix = f"`{flow.login.apolo_typed} kill {left.id}` makes room"
-            raise Failure(Problem(f"job {left.id} has the name that the new version would be tried by", fix))
-        await flow.stop(left)
+    then = HeldRun(flow.settings, flow.login, flow.settings.deploy_job)
     try:
-        async with deployments.started(flow, plan.beside, plan.inputs) as trial:
+        async with deployments.started(flow, run, plan.beside) as trial:
+            await then.begin()
             trial, _ = await deployments.answering(flow, trial, str(plan.model))
     except BaseException:
+        await then.close()
         await asyncio.shield(_stop_all(flow, plan.beside))
         say(f"job {old.id} goes on as it was: {deployments.address(old)}")
         raise
@@ -178,9 +195,11 @@ async def replace(flow: Flow, plan: Plan, old: Job) -> None:
     begin = time.monotonic()
     try:
         await deployments.free(flow, old)
-        async with deployments.started(flow, plan.suffix, plan.inputs) as job:
+        await then.evaluate("--suffix", plan.suffix, model=plan.inputs)
+        async with deployments.started(flow, then, plan.suffix) as job:
             job, state = await deployments.answering(flow, job, str(plan.model))
     except BaseException:
+        await then.close()
         say(f"{plan.model} goes on at {deployments.address(trial)}, in job {trial.id}; run the same again")
         raise
     away = time.monotonic() - begin

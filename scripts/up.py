@@ -34,11 +34,12 @@ async def started(flow: Flow) -> AsyncIterator[Job]:
     Raises:
         Failure: neuro-flow cannot evaluate or submit it, or it ended at once.
     """
-    run = flow.held or HeldRun(flow.settings, flow.login)
+    run = flow.held or HeldRun(flow.settings, flow.login, flow.settings.job)
     submitted = False
     try:
         if flow.held is None:
             await run.begin()
+            await run.evaluate()
         job = await flow.find()  # another mlflow-up may have been faster
         if job is None:
             await require_no_task(flow)
@@ -180,7 +181,7 @@ async def show_start(flow: Flow) -> None:
 
 async def up(settings: Settings, *, dry_run: bool) -> None:
     """Run the target on the chosen platform; with `dry_run` only show what would be started."""
-    async with open_flow(settings, will_run=not dry_run, will_start=not dry_run) as flow:
+    async with open_flow(settings, will_run=not dry_run, will_start="" if dry_run else settings.job) as flow:
         if not dry_run:
             await bring_up(flow)
         elif flow.job:

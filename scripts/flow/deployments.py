@@ -18,6 +18,7 @@ from common import console
 from common.console import Failure, Problem, format_duration
 from common.lazy import lazily
 from flow import neuro_flow, registry, server
+from flow.neuro_flow import HeldRun
 from flow.platform_check import check_deployment
 from flow.submission import Submission
 from flow.workspace import Flow, Job, last_words, state_of, time_left
@@ -94,48 +95,46 @@ def require_model_job(flow: Flow, lines: str) -> None:
         raise Failure(Problem(f"{settings.deploy_job} has no args", fix, str(live)))
 
 
-async def evaluated(flow: Flow, suffix: str, inputs: dict[str, str]) -> Submission:
-    """Return the job that neuro-flow would submit for a model, checked.
+async def evaluated(flow: Flow, run: HeldRun | None, suffix: str, inputs: dict[str, str]) -> Submission:
+    """Return the job of a model that a run would submit, checked; without a run nothing is left behind.
 
     Raises:
         Failure: it cannot be evaluated, or what it names is not there.
     """
-    async with neuro_flow.rendered(flow.settings, keep=False, model=inputs):
-        words = (flow.settings.deploy_job, "--suffix", suffix)
-        submission = await neuro_flow.evaluate(flow.settings, flow.login, *words)
+    words = ("--suffix", suffix)
+    if run:
+        await run.evaluate(*words, model=inputs)
+        submission = await run.job()
+    else:
+        async with neuro_flow.rendered(flow.settings, keep=False, model=inputs):
+            job = flow.settings.deploy_job
+            submission = await neuro_flow.evaluate(flow.settings, flow.login, job, *words)
     await check_deployment(flow, submission)
     return submission
 
 
 @contextlib.asynccontextmanager
-async def started(flow: Flow, suffix: str, inputs: dict[str, str]) -> AsyncIterator[Job]:
-    """Submit the job of a model, and yield it as soon as the platform knows it.
+async def started(flow: Flow, run: HeldRun, suffix: str) -> AsyncIterator[Job]:
+    """Let a run submit its job, that of a suffix, and yield it as soon as the platform knows it.
 
     neuro-flow ends when the job runs, which may be never: both are watched, and it is ended with the block.
 
     Raises:
         Failure: neuro-flow cannot submit it, or it ended at once.
     """
-    job = flow.settings.deploy_job
-    words = ("run", job, "--suffix", suffix)
-    alone = {} if flow.settings.flow_cli else {"MLFLOW_HELD_JOB": job, **neuro_flow.amended("one_job")}
-    running: asyncio.Task[str] | None = None
     try:
-        async with neuro_flow.rendered(flow.settings, keep=True, model=inputs):
-            running = asyncio.create_task(neuro_flow.neuro_flow(flow.settings, flow.login, *words, **alone))
-            while not (jobs := await flow.models(suffix)) and not running.done():
-                await asyncio.wait({running}, timeout=0.2)
+        run.go()
+        while not (jobs := await flow.models(suffix)) and not run.ended:
+            await run.wait(0.05)
+        await run.unlock()
         if not jobs:
-            await running
+            await run.end()
             jobs = await flow.models(suffix, ended=True)
         if not jobs:
             raise Failure(Problem("neuro-flow has started no job", "run the same again"))
         yield jobs[0]
     finally:
-        if running:
-            running.cancel()
-            with contextlib.suppress(Failure, asyncio.CancelledError):
-                await running
+        await run.close()
 
 
 async def free(flow: Flow, job: Job) -> None:
@@ -161,8 +160,9 @@ async def look(flow: Flow, job: Job) -> State:
             async with session.get(f"{address(job)}/deployment", allow_redirects=False) as answer:
                 said = json.loads(await answer.text()) if answer.status == 200 else {}
                 state.said = said if isinstance(said, dict) else {}
-            async with session.get(f"{address(job)}/ping", allow_redirects=False) as answer:
-                state.ready = answer.status == 200 and bool(state.said)
+            if state.said.get("state") == "ready":
+                async with session.get(f"{address(job)}/ping", allow_redirects=False) as answer:
+                    state.ready = answer.status == 200
     return state
 
 
@@ -201,7 +201,7 @@ async def answering(flow: Flow, job: Job, what: str) -> tuple[Job, State]:
             words = state.words if job.status.is_running else state_of(job)
             if waiting.tick(words) > limit:
                 break
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.1)
     if job.status.is_running:
         print(await flow.log_tail(job), file=sys.stderr)
     fix = f"MLFLOW_TIMEOUT is the limit; `{make('mlflow-deployments')}` says what runs"

@@ -1,6 +1,6 @@
 """The `gh:` actions of a flow that git cannot fetch.
 
-neuro-flow fetches all of them over SSH, whichever job it is to run. Where it is the toolkit's own, `one_job`
+neuro-flow fetches all of them over SSH, whichever job it is to run. Where it is the toolkit's own, `held`
 keeps it from that, so that our server starts whatever is beside it.
 """
 

@@ -1,9 +1,10 @@
-"""Shelling out to neuro-flow: commands, and the run of the server's job, held until it has been checked."""
+"""Shelling out to neuro-flow: commands, and the run of a job, held until it has been checked."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -112,38 +113,43 @@ async def evaluate(settings: Settings, login: Login, *words: str) -> Submission:
 
 
 class HeldRun:
-    """`neuro-flow run` of the server's job, which submits nothing before `go`.
+    """`neuro-flow run` of a job, which submits nothing before `go`.
 
-    It begins at once, side by side with what else there is to do, and stops where it calls `apolo run`: the
-    `apolo` that it finds first is ours, held.sh. A `flow_cli` of the user's may look for another
-    one, so that it is asked for a dry run instead, and begins with `go`.
+    It begins at once, and imports side by side with what else there is to do; then it waits for the words of
+    `evaluate`, and where it would call `apolo run`: `flow/held` is in its process. A `flow_cli` of the
+    user's may be another program, so that it is asked for a dry run instead, and begins with `go`.
     """
 
-    def __init__(self, settings: Settings, login: Login) -> None:
-        self._settings, self._login = settings, login
+    def __init__(self, settings: Settings, login: Login, job: str) -> None:
+        self._settings, self._login, self._words = settings, login, [job]
         self._folder = Path(tempfile.mkdtemp(prefix="run-", dir=".mlflow")).absolute()
         self._action = contextlib.AsyncExitStack()
         self._running: asyncio.Task[str] | None = None
 
     async def begin(self) -> None:
-        """Render the action and start neuro-flow, as soon as no other target here is about to."""
-        await self._action.enter_async_context(rendered(self._settings, keep=True))
+        """Start neuro-flow."""
         if not self._settings.flow_cli:
-            shutil.copyfile(TOOLKIT_DIR / "flow/held.sh", self._folder / "apolo")
-            (self._folder / "apolo").chmod(0o700)  # whatever the mode of the copy in somebody's repository is
-            path = child_environment(self._login, self._settings)["PATH"]
             self._start(
-                PATH=os.pathsep.join([str(self._folder), path]),
                 MLFLOW_HELD=str(self._folder),
                 MLFLOW_HELD_BY=str(os.getpid()),
-                MLFLOW_HELD_JOB=self._settings.job,
-                **amended("one_job"),
+                MLFLOW_HELD_JOB=self._words[0],
+                **amended("held"),
             )
             await asyncio.sleep(0)  # lets the task start the process
 
     def _start(self, **variables: str) -> None:
-        running = neuro_flow(self._settings, self._login, "run", self._settings.job, **variables)
+        running = neuro_flow(self._settings, self._login, "run", *self._words, **variables)
         self._running = asyncio.create_task(running)
+
+    async def evaluate(self, *words: str, model: dict[str, str] | None = None) -> None:
+        """Render the actions, as soon as no other target here is about to, and have the job evaluated.
+
+        `words` are further ones for neuro-flow; `model` is as for `rendered`.
+        """
+        await self._action.enter_async_context(rendered(self._settings, keep=True, model=model))
+        self._words += words
+        (self._folder / "part").write_text(json.dumps(words), encoding="utf-8")
+        (self._folder / "part").rename(self._folder / "words")
 
     async def job(self) -> Submission:
         """Return the job that is to be submitted.
@@ -152,14 +158,14 @@ class HeldRun:
             Failure: the flow or the action cannot be evaluated, or the job runs already.
         """
         if self._running is None:
-            return await evaluate(self._settings, self._login)
+            return await evaluate(self._settings, self._login, *self._words)
         while not (self._folder / "job").exists():
             if self.ended:
                 said = await self._running
                 what = f"neuro-flow run has submitted nothing: {redact(one_line(said))[-300:]}"
                 raise Failure(Problem(what, "run the same again"))
-            await self.wait(0.02)
-        words = (self._folder / "job").read_text(encoding="utf-8").split("\0")[:-1]
+            await self.wait(0.01)
+        words = json.loads((self._folder / "job").read_text(encoding="utf-8"))
         return parse_dry_run(shlex.join(["apolo", *words]))
 
     def go(self) -> None:

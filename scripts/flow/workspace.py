@@ -122,7 +122,7 @@ class Flow:
         self.job: Job | None = None
         """The active server job, if there is one."""
         self.held: HeldRun | None = None
-        """The run that is to become the server's job, where it has begun."""
+        """The run that is to become the server's or a model's job, where it has begun."""
 
     def jobs(
         self, *, every_project: bool = False, **filters: Any
@@ -338,11 +338,11 @@ async def connected(login: Login) -> apolo_sdk.Client:
 
 @contextlib.asynccontextmanager
 async def open_flow(
-    settings: Settings, *, will_run: bool = False, will_start: bool = False
+    settings: Settings, *, will_run: bool = False, will_start: str = ""
 ) -> AsyncIterator[Flow]:
     """Yield the flow, connected; ends the embedded platform again when no job is left on it.
 
-    With `will_start` the server's job is evaluated meanwhile, as `Flow.held`, which has to be closed.
+    The run of the job `will_start` begins meanwhile, as `Flow.held`; the server's is evaluated, too.
 
     Raises:
         Failure: there is no login, or the platform does not answer.
@@ -352,8 +352,10 @@ async def open_flow(
     held = None
     try:
         if will_start:
-            held = HeldRun(settings, login)
+            held = HeldRun(settings, login, will_start)
             await held.begin()
+            if will_start == settings.job:
+                await held.evaluate()
         with platform_errors(settings):
             client = await connected(login)
             try:
