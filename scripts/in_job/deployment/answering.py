@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +27,7 @@ from in_job.words import Problem
 
 FINISH = 30  # seconds in which a version that is replaced may finish what it has begun
 EVENTS = "text/event-stream"
+MODULES = ("mlflow.pyfunc.scoring_server", "fastapi", "uvicorn")
 
 
 def answer_meanwhile(listener: socket.socket, path: Path) -> None:
@@ -205,6 +206,13 @@ def serve(found: dict[str, Any], listener: socket.socket, path: Path, tell: Call
     server.run(sockets=[listener])
 
 
+def share(names: Iterable[str]) -> None:
+    """Import what processes are to share that are forked, where one that has imported MLflow can do that."""
+    for name in names if FORKS else ():
+        with suppress(Exception):  # a flavour need not be a module's name, and loading says what is missing
+            importlib.import_module(name)
+
+
 def lead(
     found: dict[str, Any], listener: socket.socket, path: Path, workers: int, tell: Callable[..., None]
 ) -> None:
@@ -240,17 +248,12 @@ def lead(
             say(str(problem))
             raise
 
-    def share(names: list[str]) -> None:
-        for name in names if FORKS else []:
-            # a flavour need not be a module's name, and loading says what is missing
-            with suppress(Exception):
-                importlib.import_module(name)
-
-    share(["mlflow.pyfunc.scoring_server", "fastapi", "uvicorn", *found["modules"]])
+    share([*MODULES, *found["modules"]])
     for number in END:
         signal.signal(number, end)
     gc.collect()
     gc.freeze()  # a collection would touch, and so copy, what is shared
+    gc.enable()
     first = start(lambda tell: serve(found, listener, path, tell))
     for told in first.told():
         if "problem" in told:

@@ -162,6 +162,31 @@ def key(missing: list[str], options: list[str], uri: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
+class Missed:
+    """Notes, as the last finder, which modules are looked for in vain, as `names`."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        sys.meta_path.append(self)
+
+    def find_spec(self, fullname: str, path: object, _target: object = None) -> None:
+        """Find nothing."""
+        if path is None:
+            self.names.add(fullname)
+
+
+def interferes(folder: Path, missed: set[str]) -> bool:
+    """Tell whether an environment has what this process has imported from the image, or has missed there.
+
+    So does a plugin of MLflow's, which it looks for when it is imported.
+    """
+    names = {name.partition(".")[0] for name in (*sys.modules, *missed)}
+    points = (path.read_text("utf-8") for path in folder.glob("*.dist-info/entry_points.txt"))
+    return any(path.name.partition(".")[0] in names for path in folder.iterdir()) or any(
+        "[mlflow." in text for text in points
+    )
+
+
 def environment(found: dict[str, Any], lines: list[str], manager: str, cache: Path) -> Path | None:
     """Return a folder with what a model requires and the image lacks; None where it lacks nothing.
 

@@ -10,6 +10,7 @@ before: no request is passed on from one process to another, and none is refused
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import shutil
@@ -23,11 +24,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from in_job.deployment.answering import answer_meanwhile, lead
+from in_job.deployment.answering import MODULES, answer_meanwhile, lead, share
 from in_job.deployment.finding import check_python, find, plain, requirements_of
 from in_job.deployment.following import alias_of, require_answer, version_at
 from in_job.deployment.processes import END, Child, ended
-from in_job.deployment.requirements import environment, mark_used
+from in_job.deployment.requirements import Missed, environment, interferes, mark_used
 from in_job.deployment.state import State, say
 from in_job.words import Problem, explain, redact
 
@@ -36,6 +37,7 @@ DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 HOUR = 3600.0  # seconds
+SHOWN = ("model", "version", "uri", "model_id", "flavors", "signature", "example")
 
 
 def number(env: Mapping[str, str], name: str, default: float, least: float) -> float:
@@ -66,40 +68,60 @@ def open_port(env: Mapping[str, str]) -> socket.socket:
     return listener
 
 
-def run_version(uri: str, listener: socket.socket, path: Path, tell: Callable[..., None]) -> None:
-    """Find a version, make its environment and serve it, until a signal comes; Problem where that fails."""
+def prepare(uri: str, folder: str, tell: Callable[..., None]) -> dict[str, Any]:
+    """Find a version, and make its environment; return what `find` does, and its folder as `added`."""
+    env = os.environ
+    tell(step="looking for it in the registry")
+    require_answer(env)
+    share(MODULES)
+    looking, found = Child(lambda told: told(**find(uri, folder))), {}
+    for found in looking.told():
+        if "problem" in found:
+            raise Problem(found["problem"])
+    tell(**{name: found[name] for name in SHOWN}, step="looking what it requires")
+    say(
+        f"{found['uri']}: {', '.join(found['flavors'])}, logged by MLflow {found['mlflow']} and Python "
+        f"{found['python'] or '?'}{' in the run ' + found['run_id'] if found['run_id'] else ''}"
+    )
+    warning = check_python(found)
+    if warning:
+        say(warning)
+    cache = Path(env.get("MLFLOW_DEPLOY_CACHE") or Path(tempfile.gettempdir(), "mlflow-deploy"))
+    manager = env.get("MLFLOW_DEPLOY_ENV_MANAGER", "").strip().lower() or "uv"
+    tell(step="making its environment")
+    return {**found, "added": str(environment(found, requirements_of(found["path"]), manager, cache) or "")}
+
+
+def run_version(
+    uri: str, listener: socket.socket, path: Path, tell: Callable[..., None], found: dict[str, Any]
+) -> None:
+    """Find a version, make its environment and serve it, until a signal comes; Problem where that fails.
+
+    What MLflow imports is shared by the process that looks for the model, and by those that serve it. Where
+    the environment has something else in its place, it ends, and tells `found` for another process.
+    """
     for sign in END:
         signal.signal(sign, lambda number, _: sys.exit(128 + number))  # so that what is begun is tidied up
-    env = os.environ
-    folder = tempfile.mkdtemp(prefix="mlflow-model-")
+    folder = found.get("folder") or tempfile.mkdtemp(prefix="model-", dir=path.parent)
+    gc.disable()  # until it has imported
     try:
-        tell(step="looking for it in the registry")
-        require_answer(env)
-        looking, found = Child(lambda told: told(**find(uri, folder))), {}
-        for found in looking.told():
-            if "problem" in found:
-                raise Problem(found["problem"])
-        shown = ("model", "version", "uri", "model_id", "flavors", "signature", "example")
-        tell(**{name: found[name] for name in shown}, step="looking what it requires")
-        say(
-            f"{found['uri']}: {', '.join(found['flavors'])}, logged by MLflow {found['mlflow']} and Python "
-            f"{found['python'] or '?'}{' in the run ' + found['run_id'] if found['run_id'] else ''}"
-        )
-        warning = check_python(found)
-        if warning:
-            say(warning)
-        cache = Path(env.get("MLFLOW_DEPLOY_CACHE") or Path(tempfile.gettempdir(), "mlflow-deploy"))
-        manager = env.get("MLFLOW_DEPLOY_ENV_MANAGER", "").strip().lower() or "uv"
-        tell(step="making its environment")
-        added = environment(found, requirements_of(found["path"]), manager, cache)
-        if added:
-            sys.path.insert(0, str(added))
-            env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(added), env.get("PYTHONPATH")]))
-        found["added"] = str(added or "")
-        tell(step="loading the model", environment=found["added"])
-        lead(found, listener, path, int(number(env, "MLFLOW_DEPLOY_WORKERS", 2, 1)), tell)
+        if not found:
+            missed = Missed()
+            found = {**prepare(uri, folder, tell), "folder": folder}
+            if found["added"] and interferes(Path(found["added"]), missed.names):
+                folder = ""
+                tell(found=found)
+                return
+        if found["added"]:
+            sys.path.insert(0, found["added"])
+            before = os.environ.get("PYTHONPATH")
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [found["added"], before]))
+        shown = {name: found[name] for name in SHOWN}
+        tell(**shown, step="loading the model", environment=found["added"])
+        lead(found, listener, path, int(number(os.environ, "MLFLOW_DEPLOY_WORKERS", 2, 1)), tell)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Deployment:
@@ -130,11 +152,11 @@ class Deployment:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, END)
         return child
 
-    def _start(self, uri: str) -> None:
+    def _start(self, uri: str, found: dict[str, Any] = {}) -> None:  # noqa: B006 - it is only read
         listener, path = self._listener, self._state.path
         self._told: dict[str, Any] = {"uri": uri}
         self._deadline = time.monotonic() + self._patience
-        self._starting: Child | None = self._fork(lambda tell: run_version(uri, listener, path, tell))
+        self._starting: Child | None = self._fork(lambda tell: run_version(uri, listener, path, tell, found))
 
     def end(self, number: int, _frame: object = None) -> None:
         """Pass a signal on to all processes; the second one kills them."""
@@ -210,7 +232,11 @@ class Deployment:
                     self._children.discard(pid)
                 if self._starting and pid == self._starting.pid:
                     self._hear()
-                    self._fail(self._told.get("problem") or ended(status))
+                    found = self._told.get("found")
+                    if found and not self._asked:
+                        self._start(self._told["uri"], found)
+                    else:
+                        self._fail(self._told.get("problem") or ended(status))
                 elif self._serving and pid == self._serving.pid:
                     self._serving = None
                     if not self._asked:

@@ -56,6 +56,11 @@ class Fails(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         raise ValueError("no such colour")
 
 
+class Version(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+        return [importlib.import_module("sqlparse").__version__]
+
+
 def linear(slope: int, **options: Any) -> None:
     options = {"input_example": X, "registered_model_name": "line", "pip_requirements": ["mlflow"], **options}
     model = LinearRegression().fit(X, X[:, 0] * slope)
@@ -87,6 +92,7 @@ def main(work: str) -> None:
     example = {"x": [1, 2]}
     pyfunc("own", f"{work}/own.py", code_paths=[f"{work}/helping.py"], input_example=pd.DataFrame(example))
     pyfunc("chat", Chat())
+    pyfunc("older", Version(), pip_requirements=["mlflow", "sqlparse==0.5.3"])
     # Without what it imports.
     pyfunc("lacks", f"{work}/own.py", signature=infer_signature(pd.DataFrame(example), [1]))
     lightgbm: Any = importlib.import_module("lightgbm")
