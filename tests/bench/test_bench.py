@@ -104,6 +104,11 @@ def test_served_models_have_their_section_and_their_targets() -> None:
     )
     assert f"| {models.SERVED['plain']} | 10.0 (8.0 to 12.0) | 200 | - | 150<br>40 | 150<br>40 | 1 |" in page
     assert models.SERVED["plain 2"] not in page
+    assert models.OLDER_REST in page
+    samples.append({"metric": "deploy submitted", "state": "cached", "values": [2.0, 1.0, 3.0]})
+    page = report.page(results(start("toolkit", 1), *samples))
+    assert "| the environment cached on the volume | 6.0 (5.0 to 9.0) | 2.0 (1.0 to 3.0) |" in page
+    assert models.REST in page
 
 
 def test_people_read_how_long_they_wait() -> None:
