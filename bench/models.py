@@ -45,8 +45,10 @@ SERVED = {
     "plain": "plain `mlflow models serve`",
     "plain 2": "the same, `--workers 2`",
 }
-OLDER_REST = """Beyond the job alone that is make, neuro-flow twice (to see what would run, and to run it)
-and the platform."""
+OLDER_REST = (
+    "Beyond the job alone that is make, neuro-flow twice (to see what would run, and to run it) "
+    "and the platform."
+)
 REST = """Until the platform has the job, that is make, the registry's answers beside the imports of
 neuro-flow, and its evaluation of the flow, checked; then the job itself, and up to 0.1 s until make sees
 that it answers."""

@@ -8,7 +8,7 @@ check() { "$@" || failed=1; }
 check "$bin/ruff" check --quiet scripts tests dev bench
 check "$bin/ruff" format --check --quiet scripts tests dev bench
 check "$bin/mypy" scripts tests dev bench
-check "$bin/shellcheck" scripts/*.sh scripts/flow/*.sh dev/*.sh .ci/run
+check "$bin/shellcheck" scripts/*.sh dev/*.sh .ci/run
 check "$bin/python" dev/docs.py --check
 [ $failed -eq 0 ] && echo "lint: no finding"
 exit $failed
