@@ -51,7 +51,7 @@ from settings import problems
 from settings.action import ACTION, DEPLOY, RENDERED, RENDERED_DEPLOY, compose, find, read_inputs
 from settings.layers import TOOLKIT_DIR, load
 from settings.live import CALL, ActionJob, live_file, server_jobs
-from settings.variables import yes
+from settings.variables import MAKE, yes
 
 FOLDER = "scripts/mlflow"
 IGNORED = "/.mlflow"  # without a slash at the end: it may be a symlink
@@ -105,7 +105,7 @@ def target() -> tuple[Path, Path]:
         raise Failure(Problem("this is an installed copy", fix, str(TOOLKIT_DIR)))
     root = path_of(into).resolve()
     if not into or not root.is_dir():
-        raise Failure(Problem(f"INTO is {into!r}", f"name the folder of a repository: {usage}", "INTO"))
+        raise Failure(Problem(f"INTO is {into!r}", f"name the folder of a repository: {usage}", MAKE))
     if root == toolkit or toolkit in root.parents:
         raise Failure(Problem("this is the toolkit itself", f"name another repository: {usage}", str(root)))
     if (
@@ -115,7 +115,7 @@ def target() -> tuple[Path, Path]:
         or TAKEN & {part.lower() for part in folder.parts}
     ):
         fix = "name a folder of its own in the repository, without blanks and special signs: DIR=tools/mlflow"
-        raise Failure(Problem(f"DIR is {str(folder)!r}", fix, "DIR"))
+        raise Failure(Problem(f"DIR is {str(folder)!r}", fix, MAKE))
     inside = git(root, "rev-parse", "--is-inside-work-tree")
     if inside.stdout.strip() != "true":
         said = inside.stderr.strip().splitlines()

@@ -39,7 +39,7 @@ from copying.transaction import (
     recover,
 )
 from settings.problems import typed
-from settings.variables import yes
+from settings.variables import MAKE, yes
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def fetched(wanted: str, origin: str) -> Iterator[Path]:
     if not url or not tag or tag.startswith("-"):
         fix = "name a folder, a tag of the toolkit, or REPOSITORY@TAG: make mlflow-update FROM=../toolkit"
         why = "" if origin or not tag else ", and where tags are fetched from is not known"
-        raise Failure(Problem(f"FROM is {without_login(wanted)!r}{why}", fix, "FROM"))
+        raise Failure(Problem(f"FROM is {without_login(wanted)!r}{why}", fix, MAKE))
     if path_of(url).is_dir():
         url = str(path_of(url).resolve())
     with tempfile.TemporaryDirectory() as folder:

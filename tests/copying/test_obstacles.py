@@ -155,7 +155,7 @@ def test_everything_in_the_way_is_named_at_once(host: Host) -> None:
 def test_where_it_cannot_go_at_all(host: Host, tmp_path: Path) -> None:
     (tmp_path / "no git").mkdir()
     for into, message in (
-        ("", "INTO is ''"),
+        ("", "mlflow: error: make command line: INTO is ''; name the folder of a repository"),
         (str(tmp_path / "none"), "INTO is '"),
         ("~nobody-here/x", "INTO is '~nobody-here/x'"),
         (str(tmp_path / "no git"), "no git repository; `git init`"),
