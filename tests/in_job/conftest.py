@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,18 +26,31 @@ from .harness import (
     unprivileged,
     wait_for,
 )
-from .places import Place, Warm, warm_process
+from .places import Place, Served, Warm, warm_process
+
+
+def forks(request: pytest.FixtureRequest) -> Callable[..., Served] | None:
+    """Return what starts a server as a fork of `warm`, None where a test has no such process."""
+    if "warm" not in request.fixturenames:
+        return None
+    warm: Warm = request.getfixturevalue("warm")
+    return warm.serve
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[StartServer]:
-    """Starts serve.py for a destination and variables; everything started ends with the test."""
-    yield from servers(tmp_path)
+def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartServer]:
+    """Starts serve.py for a destination and variables; everything started ends with the test.
+
+    Where a test has `warm`, each server is a fork of it; otherwise it is a program of its own.
+    """
+    yield from servers(tmp_path, forks(request))
 
 
 @pytest.fixture(scope="module")
-def start_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    yield from servers(tmp_path_factory.mktemp("servers"))
+def start_for_module(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[StartServer]:
+    yield from servers(tmp_path_factory.mktemp("servers"), forks(request))
 
 
 @pytest.fixture
@@ -54,11 +70,22 @@ def refused(start: StartServer) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database of today's schema, made once: tests copy it instead of waiting for sixty migrations."""
-    path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    prepare(path)
-    with sqlite3.connect(path) as database:
-        database.execute("PRAGMA journal_mode = DELETE")
+    """A database of today's schema, made once: tests copy it instead of waiting for sixty migrations.
+
+    Once for all of xdist's processes, whose folders are in one.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path = folder / "template.db"
+    with (folder / "template.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            made = tmp_path_factory.mktemp("template") / "mlflow.db"
+            prepare(made)
+            with closing(sqlite3.connect(made)) as database:
+                database.execute("PRAGMA journal_mode = DELETE")
+            made.rename(path)
     return path
 
 

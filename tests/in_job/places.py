@@ -89,10 +89,37 @@ class Job:
         return self._result
 
 
+class Served:
+    """A job with the methods of subprocess.Popen that tests of servers use."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self.pid = job, job.pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return its exit code, None while it runs."""
+        self.returncode = self._job.code
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end and return its exit code."""
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("serve", timeout)
+            time.sleep(0.02)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
 class Warm:
     """The process whose forks do the tasks."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *modules: str) -> None:
         self.folder = folder
         self._env = {
             "PATH": f"{MLFLOW_PYTHON.parent}:{os.environ['PATH']}",
@@ -100,7 +127,7 @@ class Warm:
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
         self._process = subprocess.Popen(
-            [python_with_mlflow(), "-W", "ignore", str(Path(__file__).with_name("warm.py"))],
+            [python_with_mlflow(), "-W", "ignore", str(Path(__file__).with_name("warm.py")), *modules],
             cwd=folder,
             env={**self._env, "HOME": str(folder)},
             stdin=subprocess.PIPE,
@@ -111,19 +138,23 @@ class Warm:
         assert self._process.stdout.readline() == "ready\n"
 
     def start(self, code: str, **env: str) -> Job:
-        """Run code in a process of its own."""
-        assert self._process.stdin
-        assert self._process.stdout
+        """Run code in a process of its own, in a folder of its own."""
         home = Path(tempfile.mkdtemp(dir=self.folder))
         (home / "tmp").mkdir()
-        request = {
-            "code": code,
-            "env": {**self._env, "HOME": str(home), "TMPDIR": str(home / "tmp"), **env},
-            "out": str(home / "said"),
-        }
+        own = {**self._env, "HOME": str(home), "TMPDIR": str(home / "tmp")}
+        return self._run(code, {**own, **env}, home / "said")
+
+    def serve(self, code: str, out: Path, **env: str) -> Served:
+        """Run code as a program that has nothing but this environment, as subprocess.Popen would."""
+        return Served(self._run(code, env, out))
+
+    def _run(self, code: str, env: dict[str, str], out: Path) -> Job:
+        assert self._process.stdin
+        assert self._process.stdout
+        request = {"code": code, "env": env, "out": str(out)}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return Job(int(self._process.stdout.readline()), home / "said")
+        return Job(int(self._process.stdout.readline()), out)
 
     def python(self, code: str, **env: str) -> str:
         """Run code and return what it printed."""
@@ -225,9 +256,9 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @contextlib.contextmanager
-def warm_process(folder: Path) -> Iterator[Warm]:
-    """Yield the process whose forks do tasks."""
-    warm = Warm(folder)
+def warm_process(folder: Path, *modules: str) -> Iterator[Warm]:
+    """Yield the process whose forks do tasks; it imports these modules, too."""
+    warm = Warm(folder, *modules)
     try:
         yield warm
     finally:

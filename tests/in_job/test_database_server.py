@@ -11,7 +11,7 @@ import pytest
 
 from .harness import SCRIPTS, Database, StartServer, burst, descendants, free_port, mlflow_python
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm")]
 Refused = Callable[..., str]
 
 

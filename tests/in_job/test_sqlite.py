@@ -20,7 +20,7 @@ from .harness import (
     wait_for,
 )
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm")]
 Refused = Callable[..., str]
 
 EIGHT_CLIENTS = """

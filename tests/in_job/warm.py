@@ -58,7 +58,7 @@ def supervise(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    for module in USED:
+    for module in (*USED, *sys.argv[1:]):
         importlib.import_module(module)
     assert threading.active_count() == 1, threading.enumerate()
     os.dup2(1, 3)

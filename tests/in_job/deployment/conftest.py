@@ -15,26 +15,35 @@ import pytest
 
 from flow import program
 from tests.conftest import ROOT
-from tests.in_job.harness import MLFLOW_PYTHON, free_port, python_with_mlflow, wait_for
+from tests.in_job.harness import MLFLOW_PYTHON, SERVE, free_port, python_with_mlflow, wait_for
+from tests.in_job.places import Warm, warm_process
 
 FLAVOURS = ROOT / "dev/flavours.lock"  # what the environment of the jobs lacks
 LIGHTGBM = FLAVOURS.read_text("utf-8").split()[0]
 
 
 class Deployed:
-    """A job that serves a model, with its output in a file."""
+    """A job that serves a model, with its output in a file: a program of its own, or a fork of `warm`."""
 
-    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+    def __init__(self, folder: Path, env: dict[str, str], warm: Warm | None) -> None:
         self.port = free_port()
         self.log = folder / f"deployment-{self.port}.log"
         path = f"{MLFLOW_PYTHON.parent}:{os.environ['PATH']}"
         common = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "TMPDIR"))}
         common |= {"PATH": path, "HOME": str(folder), "MLFLOW_HOST": "127.0.0.1"}
         common |= {"MLFLOW_DEPLOY_PORT": str(self.port), "MLFLOW_DEPLOY_WORKERS": "1"}
+        common |= program.variables("deployment.serve") | env
+        command = program.command("deployment.serve")
+        self.log.touch()
+        self.process: Any
+        if warm:
+            anew = "in_job mlflow.server mlflow.cli mlflow.assistant"
+            self.process = warm.serve(SERVE, self.log, **common, SERVE=command, ANEW=anew)
+            return
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [python_with_mlflow(), "-uc", program.command("deployment.serve")],
-                env=common | program.variables("deployment.serve") | env,
+                [python_with_mlflow(), "-uc", command],
+                env=common,
                 cwd=folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -89,7 +98,7 @@ class Deployed:
         """End it as the platform does; its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return int(self.process.wait(60))
 
 
 Deploy = Callable[..., Deployed]
@@ -122,14 +131,24 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    with warm_process(tmp_path_factory.mktemp("warm"), "sklearn.linear_model") as process:
+        yield process
+
+
 @pytest.fixture
-def deploy(registry: Path, tmp_path: Path) -> Iterator[Deploy]:
-    """Starts a job for a model and variables; everything started ends with the test."""
+def deploy(registry: Path, tmp_path: Path, warm: Warm) -> Iterator[Deploy]:
+    """Starts a job for a model and variables; everything started ends with the test.
+
+    With `fresh` it is a program of its own, which imports all that it needs.
+    """
     started: list[Deployed] = []
 
-    def start(model: str, **env: str) -> Deployed:
+    def start(model: str, *, fresh: bool = False, **env: str) -> Deployed:
         given = {"MLFLOW_TRACKING_URI": f"sqlite:///{registry}/mlflow.db", "MLFLOW_DEPLOY_MODEL": model}
-        started.append(Deployed(tmp_path, {**given, "MLFLOW_DEPLOY_CACHE": str(tmp_path / "cache"), **env}))
+        given |= {"MLFLOW_DEPLOY_CACHE": str(tmp_path / "cache"), **env}
+        started.append(Deployed(tmp_path, given, None if fresh else warm))
         return started[-1]
 
     yield start

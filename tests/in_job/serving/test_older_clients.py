@@ -9,7 +9,7 @@ import pytest
 
 from ..harness import StartServer
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm")]
 
 
 @pytest.mark.parametrize(
