@@ -14,6 +14,7 @@ import pytest
 
 from local_platform import client
 from tests.conftest import ROOT
+from tests.in_job.conftest import template  # noqa: F401 - a fixture
 
 VENVS = ("venv", "venv-mlflow")
 
@@ -45,6 +46,12 @@ class Clone:
             name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))
         }
         self.env = {"UV_CACHE_DIR": str(Path.home() / ".cache/uv"), **kept, "HOME": str(self.home)}
+
+    def lend_store(self, database: Path) -> None:
+        """Lay a store with tables ready, for tests that are not about its sixty migrations."""
+        folder = self.state / "storage/mlflow"
+        folder.mkdir(parents=True)
+        shutil.copyfile(database, folder / "mlflow.db")
 
     def start(self, target: str, *words: str, **env: str) -> subprocess.Popen[str]:
         """Start `make target words` in a process group of its own."""
@@ -134,10 +141,17 @@ def clone(tmp_path: Path) -> Iterator[Clone]:
     made.end()
 
 
+@pytest.fixture
+def tables(clone: Clone, template: Path) -> None:  # noqa: F811
+    """Lays a store with tables ready for the clone."""
+    clone.lend_store(template)
+
+
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+def served(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Iterator[Clone]:  # noqa: F811
     """A clone whose server is up, for tests that leave it so."""
     made = Clone(tmp_path_factory.mktemp("served"))
+    made.lend_store(template)
     made.up()
     yield made
     made.end()

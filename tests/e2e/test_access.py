@@ -94,6 +94,7 @@ def test_users_and_keys_outlive_the_job_and_no_key_is_anywhere_else(clone: Clone
     assert password.read_text() not in "".join(said) + shown.stdout
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_prefix_is_part_of_every_address(clone: Clone) -> None:
     prefix = ("MLFLOW_EXTRA_PARAMS=--static-prefix /team/mlflow",)
     out, _ = clone.local("mlflow-up", *prefix)

@@ -18,6 +18,7 @@ SAID = ("MLflow is up: ", "MLflow was running already: ", "state     serving", "
 
 
 @pytest.mark.parametrize(("width", "env"), [(80, {}), (200, {}), (80, {"NO_COLOR": "1"})], ids=str)
+@pytest.mark.usefixtures("tables")
 def test_up_status_and_down(clone: Clone, width: int, env: dict[str, str]) -> None:
     with (clone.path / ".neuro/live.yaml").open("a") as live:
         live.write(BESIDE)

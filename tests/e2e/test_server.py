@@ -95,6 +95,7 @@ def test_two_at_once_find_the_same_server(clone: Clone) -> None:
     assert len(list(clone.state.glob("jobs/*/job.json"))) == 1
 
 
+@pytest.mark.usefixtures("tables")
 def test_two_checkouts_do_not_meet(clone: Clone, served: Clone) -> None:
     first, second = served.up(), clone.up()
     assert first != second
@@ -108,12 +109,15 @@ def test_two_checkouts_do_not_meet(clone: Clone, served: Clone) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="counts processes by /proc, which only Linux has")
+@pytest.mark.usefixtures("tables")
 def test_nothing_is_lost_when_the_platform_is_killed(clone: Clone) -> None:
     url = clone.up()
     log = "import mlflow\nwith mlflow.start_run() as r: mlflow.log_metric('m', 1)\nprint(r.info.run_id)"
     run = clone.python(log, MLFLOW_TRACKING_URI=url).split()[-1]
     [platform] = [
-        p for p in clone.processes() if b"local_platform\0" in Path(f"/proc/{p}/cmdline").read_bytes()
+        p
+        for p in clone.processes()
+        if b"local_platform/__main__.py\0" in Path(f"/proc/{p}/cmdline").read_bytes()
     ]
     os.kill(platform, signal.SIGKILL)
     deadline = time.monotonic() + 30
@@ -127,6 +131,7 @@ def test_nothing_is_lost_when_the_platform_is_killed(clone: Clone) -> None:
     assert clone.python(read, run, MLFLOW_TRACKING_URI=url) == "{'m': 1.0}\n"
 
 
+@pytest.mark.usefixtures("tables")
 def test_http_auth(clone: Clone) -> None:
     url = clone.up("MLFLOW_HTTP_AUTH=True")
     api = f"{url}/api/2.0/mlflow/experiments/search?max_results=1"
@@ -157,6 +162,7 @@ def test_http_auth(clone: Clone) -> None:
     assert get(link) == 401  # once only
 
 
+@pytest.mark.usefixtures("tables")
 def test_a_taken_port_is_no_obstacle(clone: Clone) -> None:
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))

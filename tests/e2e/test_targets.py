@@ -149,6 +149,7 @@ def test_another_flow_command(served: Clone) -> None:
     assert "make command line: there is no command no-such-flow; install it or correct flow_cli" in err
 
 
+@pytest.mark.usefixtures("tables")
 def test_restart_applies_new_settings(clone: Clone) -> None:
     clone.local("mlflow-restart")  # nothing runs: it only starts
     out, err = clone.local("mlflow-restart", 'MLFLOW_ENVS={"MLFLOW_WORKERS": "1"}')
