@@ -114,7 +114,7 @@ for name in sys.argv[1:]:
 for room in ("server", "store"):
     compileall.compile_dir(sys.modules["mlflow"].__path__[0] + "/" + room, quiet=2)
 ' mlflow.cli mlflow.server.fastapi_app mlflow.sklearn mlflow.pyfunc.scoring_server uvicorn.workers flask_wtf.csrf boto3 pymysql \
-    psycopg >/dev/null 2>&1 || :
+    psycopg2 >/dev/null 2>&1 || :
 }
 
 make_venv() { # NAME LOCK

@@ -253,14 +253,17 @@ def describe(flow: Flow, job: Job, state: State) -> str:
     """Return how to use a model that answers, when that ends and how to stop it."""
     make, name = flow.settings.make, model_of(job).name
     left, port = time_left(job), job.container.http.port if job.container.http else ""
+    body, origin = body_of(state.said)
+    curl, python = _calls(flow, job, body)
     rows = [
         ("access", "users of the platform" if server.needs_login(job) else "whoever knows the address"),
-        *_calls(flow, job, *body_of(state.said)),
+        ("body", origin),
+        ("try", curl),
     ]
     if left is not None:
         end = time.strftime("%F %H:%M", time.localtime(time.time() + left))
         rows.append(("ends", f"{end}, in {format_duration(left)}"))
-        rows.append(("later", f"{shlex.quote(flow.login.apolo)} job bump-life-span {job.id} 2d"))
+        rows.append(("later", f"{flow.login.apolo_typed} job bump-life-span {job.id} 2d"))
     inspected = f"inspect_job('{flow.settings.deploy_job}', '{suffix(job)}').internal_hostname_named"
     rows += [
         ("logs", f"{flow.login.neuro_flow} logs {flow.settings.deploy_job} {suffix(job)}"),
@@ -268,11 +271,12 @@ def describe(flow: Flow, job: Job, state: State) -> str:
         ("jobs", "of this flow reach it, without any token, at"),
         ("", f"http://${{{{ {inspected} }}}}:{port}/invocations"),
     ]
-    return "\n".join(f"  {name:9}  {text}".rstrip() for name, text in rows)
+    table = [f"  {name:9}  {text}".rstrip() for name, text in rows]
+    return "\n".join([*table, "  in Python:", "", *python])  # whose lines are to be copied as they are
 
 
-def _calls(flow: Flow, job: Job, body: str, origin: str) -> list[tuple[str, str]]:
-    """Return a call to copy into a shell, and one for Python; the token is fetched, never written."""
+def _calls(flow: Flow, job: Job, body: str) -> tuple[str, list[str]]:
+    """Return a call for a shell, and the lines of one in Python; the token is fetched, never written."""
     url, apolo = f"{address(job)}/invocations", flow.login.apolo
     curl = shlex.join(["curl", "-s", "-H", "Content-Type: application/json", "-d", body, url])
     headers, token = '{"Content-Type": "application/json"}', []
@@ -281,12 +285,11 @@ def _calls(flow: Flow, job: Job, body: str, origin: str) -> list[tuple[str, str]
         show = json.dumps([apolo, "config", "show-token"])
         token = ["import subprocess", f"token = subprocess.check_output({show}, text=True).strip()"]
         headers = '{"Content-Type": "application/json", "Authorization": f"Bearer {token}"}'
-    lines = [
+    python = [
         "import json, urllib.request",
         *token,
         f"data = json.dumps({json.loads(body)!r}).encode()",
         f'request = urllib.request.Request("{url}", data, {headers})',
         "print(json.load(urllib.request.urlopen(request)))",
     ]
-    python = [("" if number else "python", line) for number, line in enumerate(lines)]
-    return [("body", origin), ("try", curl), *python]
+    return curl, python

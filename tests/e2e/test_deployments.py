@@ -131,10 +131,8 @@ def test_from_training_to_curl(clone: Clone) -> None:
     assert body
     expected = clone.python(PREDICT, "models:/iris/1", body[1], MLFLOW_TRACKING_URI=clone.up())
     assert curl(clone, out) == json.loads(expected)
-    code = re.search(r"(?ms)^  python +(.*?)^  ends", out)
-    assert code
-    lines = "\n".join(line.strip() for line in code[1].splitlines())
-    assert json.loads(clone.python(lines).replace("'", '"'))["predictions"] == json.loads(expected)
+    code = out.partition("  in Python:\n")[2]
+    assert json.loads(clone.python(code).replace("'", '"'))["predictions"] == json.loads(expected)
     assert re.search(r"mlflow_model iris +│ running", flow(clone, "ps"))
     logs = re.search(r"(?m)^  logs +(.*)$", out)
     assert logs
