@@ -26,7 +26,8 @@ def test_a_running_server_is_named_and_goes_on(tmp_path: Path) -> None:
         assert "better `make mlflow-down MLFLOW_PLATFORM=local` before uninstalling" in err
         assert named[2].rstrip("/") == url
         log_run(url)
-        subprocess.run(f"{named[3]} kill {named[1]}", shell=True, check=True, env=project.env)  # noqa: S602
+        kill = f"{named[3]} kill {named[1]}"
+        subprocess.run(kill, shell=True, check=True, cwd=project.path, env=project.env)  # noqa: S602
     finally:
         project.end()
 

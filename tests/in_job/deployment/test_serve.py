@@ -96,7 +96,7 @@ def test_what_the_image_lacks_is_installed_once(deploy: Deploy, registry: Path, 
 def test_an_environment_with_another_version_of_what_mlflow_imports(
     deploy: Deploy, processes: Callable[[int], list[int]]
 ) -> None:
-    deployed = deploy("models:/older/1").wait_until_ready()
+    deployed = deploy("models:/older/1", fresh=True).wait_until_ready()
     assert deployed.predict(LINE)["predictions"] == ["0.5.3"]
     assert sum("models:/older/1: python_function" in line for line in deployed.lines) == 1
     (lead,) = [pid for pid in processes(deployed.process.pid) if processes(pid)]
