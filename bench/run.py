@@ -40,8 +40,8 @@ PRESETS = (256, 384, 512, 640, 768, 1024, 1536, 2048, 3072, 4096, 8192)
 class Plan:
     """How much is measured."""
 
-    rounds: int = 3
-    seconds: float = 0.6  # for each operation, number of clients and disk
+    rounds: int = 2
+    seconds: float = 1.0  # for each operation, number of clients and disk
     runs: int = 10_000  # that are listed
     growth: tuple[int, ...] = (0, 1_000, 10_000, 100_000)
     steady_seconds: float = 34.0  # longer than a connection pool waits
