@@ -17,6 +17,7 @@ import sh
 
 from common.console import Failure, Problem, one_line
 from common.locks import alone
+from common.waits import ended
 from flow import fetching
 from flow.login import VENV_BIN, Login, child_environment
 from flow.submission import Submission, parse_dry_run
@@ -201,7 +202,5 @@ class HeldRun:
         """End it; what it has submitted stays."""
         shutil.rmtree(self._folder, ignore_errors=True)
         if self._running:
-            self._running.cancel()
-            with contextlib.suppress(Failure, asyncio.CancelledError):
-                await self._running
+            await ended(self._running)
         await self.unlock()

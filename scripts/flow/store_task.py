@@ -158,26 +158,33 @@ class Task:
             Failure: it failed, or another such job is at work.
         """
         name = f"{RESULT}{uuid.uuid4().hex}.json"
-        job = await self._start({"do": what, "backups": self.backups.path, "result": name, **task})
+        words = {"do": what, "backups": self.backups.path, "result": name, **task}
+        starting = asyncio.ensure_future(self._start(words))
         try:
-            job = await self._follow(job, what)
+            job = await self._follow(await asyncio.shield(starting), what)
             result = await (self._looked(job) if task.get("dry_run") else self._result(job, name))
             if result is None:
                 tail = await self.flow.log_tail(job)
                 print(tail, file=sys.stderr)
-                words = last_words(tail)
+                last = last_words(tail)
                 ended = f"the {what} ended without a result (job {job.id}: {state_of(job)})"
-                raise Failure(Problem(f"{ended}{words and f': {words}'}", "run the same again"))
+                raise Failure(Problem(f"{ended}{last and f': {last}'}", "run the same again"))
         except (asyncio.CancelledError, Failure):
-            await asyncio.shield(self._stop(job, what, "" if task.get("dry_run") else name))
+            await asyncio.shield(self._stop(starting, what, "" if task.get("dry_run") else name))
             raise
         if "error" in result:
             raise Failure(f"{result['error']}")
         return result
 
-    async def _stop(self, job: Job, what: str, name: str) -> None:
-        """Stop a job that goes on, and say it where it had done its work already; `name` is of its result."""
-        job = await self.flow.client.jobs.status(job.id)
+    async def _stop(self, starting: asyncio.Future[Job], what: str, name: str) -> None:
+        """Stop a job that goes on, and say it where it had done its work already; `name` is of its result.
+
+        One that is just being started may have been accepted: that is waited for.
+        """
+        await asyncio.wait({starting})
+        if starting.exception():
+            return
+        job = await self.flow.client.jobs.status(starting.result().id)
         if job.status.is_finished:
             return
         say(f"stopping job {job.id}; what it has not finished, it undoes")

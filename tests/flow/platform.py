@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -36,6 +37,9 @@ class Platform:
         """The answer to everything but the configuration, where it is to fail."""
         self.logs: list[list[bytes]] = []
         """The pieces that a log is read in, for each reading; the last one is for all further ones."""
+        self.accepted = asyncio.Event()
+        self.answers: asyncio.Event | None = None
+        """Whether a job has been accepted; and what the answer waits for."""
         self.url = ""
         self.app = web.Application(middlewares=[self._note])
         self.app.add_routes(
@@ -110,6 +114,9 @@ class Platform:
                 return web.json_response({"error": "project mismatch"}, status=403)
         made = job(data["project_name"], tags=data["tags"], name=data["name"])
         self.jobs.append(made)
+        self.accepted.set()
+        if self.answers:
+            await self.answers.wait()
         return web.json_response(made, status=202)
 
     async def _job(self, request: web.Request) -> web.Response:

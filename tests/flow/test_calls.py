@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -151,6 +152,28 @@ async def test_a_task_runs_where_the_server_does(
         platform_errors(chosen.settings),
     ):
         await wrong._start({"do": "backup"})
+
+
+async def test_a_task_is_stopped_that_is_interrupted_while_the_platform_accepts_it(
+    platform: Platform, flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = []
+
+    async def stop(found: Any) -> None:
+        stopped.append(found.id)
+        platform.jobs[0]["status"] = "cancelled"
+
+    monkeypatch.setattr(flow, "stop", stop)
+    platform.answers = asyncio.Event()
+    task = asyncio.ensure_future(store_task.Task(flow, submission(LOGIN, [VOLUME])).run("gc", dry_run=True))
+    await platform.accepted.wait()
+    task.cancel()
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    platform.answers.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert stopped == [platform.jobs[0]["id"]]
 
 
 async def test_backups_are_kept_in_the_project_of_the_job(platform: Platform, other_flow: Flow) -> None:
