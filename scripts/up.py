@@ -49,12 +49,9 @@ async def started(flow: Flow) -> AsyncIterator[Job]:
             await check_clash(flow, submission)
             await flow.make_folders(submission)
             say(f"starting the server: neuro-flow run {flow.settings.job}")
-            run.go()
             submitted = True
-            while (job := await flow.find()) is None and not run.ended:
-                await run.wait(0.1)
-        await run.unlock()
-        if not submitted:
+            job = await run.submit(flow.find)
+        else:
             await run.close()
         if job:
             yield job

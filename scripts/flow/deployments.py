@@ -123,10 +123,7 @@ async def started(flow: Flow, run: HeldRun, suffix: str) -> AsyncIterator[Job]:
         Failure: neuro-flow cannot submit it, or it ended at once.
     """
     try:
-        run.go()
-        while not (jobs := await flow.models(suffix)) and not run.ended:
-            await run.wait(0.05)
-        await run.unlock()
+        jobs = await run.submit(lambda: flow.models(suffix))
         if not jobs:
             await run.end()
             jobs = await flow.models(suffix, ended=True)

@@ -10,8 +10,9 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import sh
 
@@ -23,6 +24,8 @@ from flow.login import VENV_BIN, Login, child_environment
 from flow.submission import Submission, parse_dry_run
 from settings import action
 from settings.layers import TOOLKIT_DIR, Settings, redact
+
+Found = TypeVar("Found")
 
 
 async def neuro_flow(settings: Settings, login: Login, *words: str, **variables: str) -> str:
@@ -114,11 +117,11 @@ async def evaluate(settings: Settings, login: Login, *words: str) -> Submission:
 
 
 class HeldRun:
-    """`neuro-flow run` of a job, which submits nothing before `go`.
+    """`neuro-flow run` of a job, which submits nothing before `submit`.
 
     It begins at once, and imports side by side with what else there is to do; then it waits for the words of
     `evaluate`, and where it would call `apolo run`: `flow/held` is in its process. A `flow_cli` of the
-    user's may be another program, so that it is asked for a dry run instead, and begins with `go`.
+    user's may be another program, so that it is asked for a dry run instead, and begins with `submit`.
     """
 
     def __init__(self, settings: Settings, login: Login, job: str) -> None:
@@ -161,30 +164,33 @@ class HeldRun:
         if self._running is None:
             return await evaluate(self._settings, self._login, *self._words)
         while not (self._folder / "job").exists():
-            if self.ended:
+            if self._ended:
                 said = await self._running
                 what = f"neuro-flow run has submitted nothing: {redact(one_line(said))[-300:]}"
                 raise Failure(Problem(what, "run the same again"))
-            await self.wait(0.01)
+            await self._wait(0.01)
         words = json.loads((self._folder / "job").read_text(encoding="utf-8"))
         return parse_dry_run(shlex.join(["apolo", *words]))
 
-    def go(self) -> None:
-        """Let it submit the job."""
+    async def submit(self, find: Callable[[], Awaitable[Found]]) -> Found:
+        """Let it submit the job, and other targets render the actions when it has; return what `find` finds.
+
+        That is asked until it finds something, or neuro-flow has ended.
+        """
         (self._folder / "go").touch()
         if self._running is None:
             self._start()
+        while not (found := await find()) and not self._ended:
+            await self._wait(0.05)
+        await self._action.aclose()
+        return found
 
     @property
-    def ended(self) -> bool:
+    def _ended(self) -> bool:
         """Whether neuro-flow has ended."""
         return self._running is not None and self._running.done()
 
-    async def unlock(self) -> None:
-        """Let other targets render the action: this job has been submitted."""
-        await self._action.aclose()
-
-    async def wait(self, seconds: float) -> None:
+    async def _wait(self, seconds: float) -> None:
         """Wait for neuro-flow's end, but no longer than that."""
         if self._running:
             await asyncio.wait({self._running}, timeout=seconds)
@@ -203,4 +209,4 @@ class HeldRun:
         shutil.rmtree(self._folder, ignore_errors=True)
         if self._running:
             await ended(self._running)
-        await self.unlock()
+        await self._action.aclose()
