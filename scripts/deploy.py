@@ -99,9 +99,9 @@ async def deploy(settings: Settings, text: str, *, follow: bool, dry_run: bool) 
         suffix = plan.beside if job and run else plan.suffix
         submission = await deployments.evaluated(flow, run, suffix, plan.inputs)
         changes = await drift.differences(flow, job, submission) if job else []
-        longer = [change for change in changes if change.startswith("life_span: ")]
-        # The name is the suffix's, and so the trial's.
-        changes = [change for change in changes if change not in longer and change[:9] != "job_name:"]
+        longer = any(change.startswith("life_span: ") for change in changes)
+        # A life span is lengthened as the job runs; the name is the suffix's, and so the trial's.
+        changes = [change for change in changes if not change.startswith(("life_span: ", "job_name: "))]
         if job and not follow and await deployments.serves(flow, job, plan.model):
             changes = [change for change in changes if not change.startswith("model: ")]
         if run is None:
