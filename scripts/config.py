@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import sys
 from typing import Any
 
 from common import console
-from common.console import Failure, Problem, complain, row
+from common.console import Failure, Problem, complain, row, width
 from settings.layers import Setting, load
 
 
@@ -40,7 +38,7 @@ def show(settings: dict[str, Setting]) -> None:
         "  ".join([*(cell.ljust(w) for cell, w in zip(cells, widths, strict=False)), cells[3]]).rstrip()
         for cells in rows
     ]
-    if not sys.stdout.isatty() or max(map(len, lines)) <= shutil.get_terminal_size().columns:
+    if not width() or max(map(len, lines)) <= width():
         print("\n".join(lines))
         return
     for name, value, source, over in rows[1:]:

@@ -76,12 +76,17 @@ def columns() -> int:
         return 80
 
 
+def width() -> int:
+    """Return the width of the terminal that stdout is, 0 where it is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+
 def row(first: str, text: str) -> None:
     """Print a row of a table; on a terminal what does not fit goes on below its own column."""
-    width = max(shutil.get_terminal_size().columns, 60) if sys.stdout.isatty() else 0
+    most = width() and max(width(), 60)
     line = f"{first}{text}"
-    if 0 < width < len(line):
-        line = textwrap.fill(line, width, subsequent_indent=" " * len(first), break_on_hyphens=False)
+    if 0 < most < len(line):
+        line = textwrap.fill(line, most, subsequent_indent=" " * len(first), break_on_hyphens=False)
     print(line)
 
 
