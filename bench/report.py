@@ -184,9 +184,10 @@ def sizing(results: Results) -> str:
         found = median(results, metric, **of)
         return "-" if found is None else f"{found * scale:,.{digits}f}"
 
+    batches: dict[str, Any] = {"contender": "toolkit", "operation": "log-batch", "clients": 16}
+
     def logging(metric: str, scale: float = 1, digits: int = 0, **of: Any) -> str:
-        of = {"contender": "toolkit", "operation": "log-batch", "clients": 16, **of}
-        return figure(metric, scale, digits, **of)
+        return figure(metric, scale, digits, **batches, **of)
 
     def growth(metric: str, runs: int, scale: float = 1, digits: int = 0) -> str:
         return figure(f"growth {metric}", scale, digits, store="SQLite", runs=runs)
@@ -197,13 +198,9 @@ def sizing(results: Results) -> str:
     most = run_counts(results, "SQLite")[-1]
     processors = results["machine"]["processors"]
     own = figure("preset", contender="toolkit")
-    slowest = {
-        store: median(
-            results, "p99", contender="toolkit", operation="log-batch", clients=16, store=store, slow=False
-        )
-        for store in ("SQLite", "PostgreSQL")
-    }
-    sooner = (slowest["PostgreSQL"] or 0) < (slowest["SQLite"] or 0)
+    sqlite, postgresql = (
+        median(results, "p99", **batches, store=store, slow=False) or 0 for store in ("SQLite", "PostgreSQL")
+    )
     rows = [
         [
             f"up to {most:,} runs, on SQLite",
@@ -218,7 +215,7 @@ def sizing(results: Results) -> str:
             "the writer, whom others wait for: with 16 clients on SQLite, one batch in a hundred takes "
             f"{logging('p99', digits=2, store='SQLite', slow=False)} s, on PostgreSQL "
             f"{logging('p99', digits=2, store='PostgreSQL', slow=False)} s",
-            "`backend_store_uri`: PostgreSQL" if sooner else "nothing: PostgreSQL is no faster",
+            "`backend_store_uri`: PostgreSQL" if postgresql < sqlite else "nothing: PostgreSQL is no faster",
         ],
         [
             "the volume is slow (5 ms more for each fsync)",
