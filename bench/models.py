@@ -45,10 +45,6 @@ SERVED = {
     "plain": "plain `mlflow models serve`",
     "plain 2": "the same, `--workers 2`",
 }
-OLDER_REST = (
-    "Beyond the job alone that is make, neuro-flow twice (to see what would run, and to run it) "
-    "and the platform."
-)
 REST = """Until the platform has the job, that is make, the registry's answers beside the imports of
 neuro-flow, and its evaluation of the flow, checked; then the job itself, and up to 0.1 s until make sees
 that it answers."""
@@ -200,14 +196,12 @@ def section(results: Results) -> str:
         errors = sum(values(results, "serve errors", contender=name))
         rows.append([SERVED[name], *cells, f"{errors:.0f}" if errors else "none"])
     head = ("", "start, s", "idle, MB", "after load, MB", "1 client", "16 clients", "errors")
-    deployed, words = [], OLDER_REST
-    for state, title in STATES.items():
-        if seconds := values(results, "deploy", state=state):
-            deployed.append([title, spread(seconds, 1)])
-            if before := values(results, "deploy submitted", state=state):
-                deployed[-1].append(spread(before, 1))
-                words = REST
-    columns = ("", "seconds", "until the platform has the job, s")[: 2 + (words is REST)]
+    deployed = [
+        [title, spread(seconds, 1), spread(values(results, "deploy submitted", state=state), 1)]
+        for state, title in STATES.items()
+        if (seconds := values(results, "deploy", state=state))
+    ]
+    columns = ("", "seconds", "until the platform has the job, s")
     return f"""
 ## Models
 
@@ -215,7 +209,7 @@ A model of LightGBM, which the image lacks. From `make mlflow-deploy` to the fir
 local platform; what is downloaded depends on the network:
 
 {table(columns, deployed)}
-{words}
+{REST}
 The same model served by itself, from the command to the first answer, with its environment there; predictions
 are answers per second, and below them p99 in milliseconds:
 
