@@ -19,7 +19,7 @@ from flow.neuro_flow import HeldRun
 from flow.platform_check import check_clash
 from flow.registry import Model, Registry
 from flow.submission import Submission, inputs_of_deployment
-from flow.workspace import Flow, Job, open_flow, require_job
+from flow.workspace import Flow, Job, lengthen, open_flow, require_job
 from settings import access, problems
 from settings.layers import Settings, redact
 from settings.problems import is_expression
@@ -169,7 +169,9 @@ async def _until_interrupted(flow: Flow, plan: Plan):  # type: ignore[no-untyped
 async def keep(flow: Flow, plan: Plan, job: Job, span: str) -> None:
     """Say that there is nothing to change, once the job answers; a longer life span it gets as it runs."""
     if span and job.life_span:
-        await flow.client.jobs.bump_life_span(job.id, parse_duration(span) - int(job.life_span))
+        setting = flow.settings.deploy["deploy_life_span"]
+        what = f"{setting.name} is {setting.shown!r}"
+        await lengthen(flow, job, parse_duration(span) - int(job.life_span), what, setting.source)
     job, state = await deployments.answering(flow, job, str(plan.model))
     tell(flow, plan, job, state, "was served already, with these settings: nothing to change")
 

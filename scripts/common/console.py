@@ -149,7 +149,7 @@ _UNITS = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 def parse_duration(text: str) -> int:
-    """Return the seconds in `1d2h3m`-like text, the notation that neuro-flow takes for a life span.
+    """Return the seconds in `1d2h3m`-like text; neuro-flow takes the same for a life span, but no weeks.
 
     Raises:
         ValueError: the text is not of that form.

@@ -55,6 +55,10 @@ async def neuro_flow(settings: Settings, login: Login, *words: str, **variables:
         last = redact(_reason(said))
         if found := await asyncio.to_thread(fetching.explained, settings.flow_dir, " ".join(said)):
             raise Failure(*found) from None
+        if "max_run_time_minutes" in last:  # what the platform calls it
+            setting = settings.all["deploy_life_span" if settings.deploy_job in words else "life_span"]
+            what = f"{setting.name} is {setting.shown!r}, which the platform refuses: {last}"
+            raise Failure(Problem(what, "choose another one", setting.source)) from None
         raise Failure(
             Problem(
                 f"neuro-flow {words[0]} ended with exit code {error.exit_code}: {last}",

@@ -325,6 +325,20 @@ def time_left(job: Job) -> float | None:
     return job.life_span - age(job) if job.life_span else None
 
 
+async def lengthen(flow: Flow, job: Job, seconds: int, what: str, source: str) -> None:
+    """Lengthen a job's life span, by whole minutes; `what` says which value of the user's wants that.
+
+    Raises:
+        Failure: the platform refuses it.
+    """
+    try:
+        await flow.client.jobs.bump_life_span(job.id, seconds)
+    except apolo_sdk.IllegalArgumentError as error:
+        reason = redact(one_line(str(error)))
+        refused = f"{what}, which the platform refuses for job {job.id}: {reason}"
+        raise Failure(Problem(refused, "choose another one", source)) from None
+
+
 async def connected(login: Login) -> apolo_sdk.Client:
     """Return a client of the platform, which has to be closed."""
     getting = asyncio.ensure_future(apolo_sdk.get(path=login.config))

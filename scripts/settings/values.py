@@ -247,7 +247,11 @@ CHECKS: dict[str, Callable[[str], str]] = {
     "volumes": _volumes,
     "envs": _envs,
     **dict.fromkeys(TRUTH, lambda value: "" if truth(value) is not None else "use True or False"),
-    "life_span": _at_least(60, "use at least a minute, like 10d, 1d12h or 30m"),
+    "life_span": lambda value: (
+        "write weeks as days: neuro-flow takes d, h, m and s"
+        if "w" in value
+        else _at_least(60, "use at least a minute, like 10d, 1d12h or 30m")(value)
+    ),
     "port": _port,
     "job_name": _job_name,
     "extra_params": _extra_params,

@@ -63,6 +63,8 @@ def test_extend(served: Clone) -> None:
     assert "BY is ''" in err
     _, err = served.local("mlflow-extend", "BY=30s", code=1)
     assert "at least a minute" in err
+    _, err = served.local("mlflow-extend", "BY=1000000w", code=1)
+    assert "make command line: BY is '1000000w', which the platform refuses for job job-" in err
 
 
 def test_logs(served: Clone) -> None:

@@ -191,5 +191,5 @@ async def connected(platform: Platform, home: Path, monkeypatch: Any) -> AsyncIt
         passed["url"] = f"{platform.url}/api/v1"
         monkeypatch.setenv("APOLO_PASSED_CONFIG", base64.b64encode(json.dumps(passed).encode()).decode())
         async with await apolo_sdk.get(path=home / "login") as client:
-            login: Any = SimpleNamespace(apolo_typed="apolo")
+            login: Any = SimpleNamespace(apolo_typed="apolo", environment={})
             yield Flow(layers.load(), login, client)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from apolo_sdk import JobStatus
 
+import deploy
 from common.console import Failure
 from flow import platform_check, references, store_task, workspace
 from flow.drift import of_job, of_submission
@@ -282,6 +284,38 @@ async def test_a_job_in_words(platform: Platform, flow: Flow) -> None:
         assert found
         assert found.status == JobStatus.FAILED
         assert state_of(found) == words
+
+
+async def test_a_life_span_that_is_refused_is_named(platform: Platform, flow: Flow) -> None:
+    platform.jobs = [job(LOGIN, tags=[*TAGS], max_run_time_minutes=1)]
+    running: Any = await flow.find()
+    platform.broken = (400, json.dumps({"error": "no such number of minutes"}))
+    nothing: Any = None
+    with pytest.raises(Failure) as caught:
+        await deploy.keep(flow, nothing, running, "20d")
+    said = "deploy_life_span is '10d', which the platform refuses for job job-"
+    assert re.match(rf"deploy.yaml:\d+: {said}", str(caught.value))
+    assert "no such number of minutes" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [("mlflow_server", "life_span"), ("mlflow_model --suffix a", "deploy_life_span")]
+)
+async def test_a_life_span_that_a_run_is_refused_for_is_named(
+    flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, said: str
+) -> None:
+    cli = tmp_path / "neuro-flow"
+    refusal = "ERROR: Illegal argument(s) (max_run_time_minutes 9 is not a number)"
+    cli.write_text(f"#!/bin/sh\necho '{refusal}'\nexit 65\n")
+    cli.chmod(0o755)
+    monkeypatch.setenv("MLFLOW_FLOW_CLI", str(cli))
+    monkeypatch.setenv("MLFLOW_LIFE_SPAN", "99999999d")
+    monkeypatch.setenv("MLFLOW_DEPLOY_LIFE_SPAN", "99999999d")
+    flow.settings = layers.load()
+    with pytest.raises(Failure) as caught:
+        await flow.neuro_flow("run", *words.split())
+    what = f"{said} is '99999999d', which the platform refuses: {refusal}"
+    assert str(caught.value) == f"environment MLFLOW_{said.upper()}: {what}; choose another one"
 
 
 async def _tail(platform: Platform, flow: Flow, description: str | None) -> str:

@@ -112,6 +112,7 @@ BAD = [  # setting, value, what the fix says
     ("life_span", "0", "use at least a minute"),
     ("life_span", "10", "use at least a minute"),
     ("life_span", "1h1d", "use at least a minute"),
+    ("life_span", "2w", "write weeks as days"),
     ("job_name", "ab", "use 3 to 40 lowercase letters"),
     ("job_name", "Bad_Name", "use 3 to 40 lowercase letters"),
     ("job_name", "a--b", "use 3 to 40 lowercase letters"),
