@@ -53,7 +53,7 @@ def store_defaults(uri: str, workers: int) -> dict[str, str]:
     if store_path(uri):
         return {"MLFLOW_ALLOW_FILE_STORE": "true"}
     most = max(80 // workers, 10)  # PostgreSQL allows 100 connections
-    kept = min(most // 2, 10)  # one for each thread, since to make one takes longer than most answers
+    kept = min(most // 2, 20)  # two for each thread, as a batch takes: to make one takes longer than that
     return {
         "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(kept),
         "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(most - kept),

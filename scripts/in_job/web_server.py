@@ -21,6 +21,7 @@ from typing import Any
 from in_job.environment import JOBS, is_on
 from in_job.serving.answers import write_faster
 from in_job.serving.arrivals import take_turns
+from in_job.serving.connections import look_before_asking
 from in_job.serving.guards import guard_stores
 from in_job.serving.limits import limit_bodies, max_body, watch_clients
 from in_job.serving.older_clients import answer_older_paths
@@ -135,6 +136,7 @@ def run_web_server(command: list[str], env: dict[str, str]) -> None:
             answer_older_paths(command)
         guard_stores(os.environ)
         queue_writers(os.environ.get("MLFLOW_BACKEND_STORE_URI", ""))
+        look_before_asking(os.environ.get("MLFLOW_BACKEND_STORE_URI", ""))
         prepare_to_fork()
         if threading.active_count() > 1:
             raise RuntimeError("the app has started a thread")

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 
 import pytest
 
-from in_job import environment
+from in_job import environment, web_server
 
 from .harness import JOB, LABELS
 
@@ -91,3 +91,4 @@ def test_connections_stay_below_what_postgresql_allows(workers: int, most: int) 
     pool = environment.store_defaults("postgresql+psycopg://u@h/d", workers)
     size = int(pool["MLFLOW_SQLALCHEMYSTORE_POOL_SIZE"])
     assert size + int(pool["MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW"]) == most
+    assert size == min(most // 2, 2 * web_server.THREADS)  # a batch takes two at once

@@ -7,16 +7,12 @@ the same; with an app that is not as it is known, nothing is, and one line in th
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import functools
 import importlib
-import queue
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from typing import Any
 
+from in_job.serving.threads import Threads
 from in_job.words import say
 
 PREFIXES = tuple(f"/{kind}/{version}/mlflow/" for kind in ("api", "ajax-api") for version in ("2.0", "3.0"))
@@ -43,47 +39,6 @@ PIECE = 2**18  # bytes of an answer that are made before they are sent
 
 class Unknown(Exception):
     """What MLflow's app has that is not known here."""
-
-
-class Threads:
-    """So many threads at most, begun when they are needed, that end with the process whatever they do."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._begun, self._idle = most, 0, 0
-        self._work: Any = queue.SimpleQueue()
-
-    async def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what `work` does in a thread; one that is cancelled is done, and its result forgotten."""
-        loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        self._idle -= 1
-        if self._idle < 0 and self._begun < self._most:
-            self._begun += 1
-            self._idle += 1
-            threading.Thread(target=self._serve, daemon=True).start()
-        self._work.put((loop, future, contextvars.copy_context(), work, arguments))
-        return await future
-
-    def _serve(self) -> None:
-        while True:
-            loop, future, context, work, arguments = self._work.get()
-            result, error = None, None
-            try:
-                result = context.run(work, *arguments)
-            except BaseException as raised:
-                error = raised
-            with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._settle, future, result, error)
-            del loop, future, context, work, arguments, result, error  # not until the next comes
-
-    def _settle(self, future: Any, result: Any, error: BaseException | None) -> None:
-        self._idle += 1
-        if future.cancelled():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
 
 
 def kind(layer: Any) -> str:
