@@ -8,6 +8,8 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -23,12 +25,21 @@ from dev import docs, programs
 from local_platform import client
 from tests.conftest import ROOT
 from tests.e2e.conftest import Clone
+from tests.in_job.places import Forks
 from tests.local_platform.harness import HOME, QUERY
 
 ACTION = (ROOT / "action.yaml").read_text(encoding="utf-8")
 EXAMPLES = docs.examples(ACTION)
 API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+ENV = {"COLUMNS": "200", "NO_COLOR": "1", "BROWSER": "true"}
+DRY_RUN = """
+import os, sys
+from apolo_flow.cli import main
+os.chdir(os.environ["FOLDER"])
+sys.argv[:] = {words}
+sys.exit(main())
+"""
 LONG = 180.0
 """Seconds that nothing here should need, on a machine that does other things as well."""
 
@@ -113,10 +124,26 @@ class Platform(Clone):
         }
         (self.state / "images.yaml").write_text(yaml.safe_dump(images))
         self.login = client.start(self.state)
+        self._forks: Forks | None = None
+        self._lock = threading.Lock()
         for name, value in self.SECRETS.items():
             self.add_secret(name, value)
         for name in ("mlflow-db", "mlflow-postgres"):
             self.api("POST", "disks", {"name": name, "storage": 2**30, **HOME})
+
+    @property
+    def forks(self) -> Forks:
+        """A process that has imported neuro-flow, which takes a second."""
+        with self._lock:
+            self._forks = self._forks or Forks(
+                self.home, str(ROOT / ".mlflow/venv/bin/python"), "apolo_flow.cli"
+            )
+            return self._forks
+
+    def end(self) -> None:
+        if self._forks:
+            self._forks.end()
+        super().end()
 
     def api(self, method: str, path: str, body: object = None) -> Any:
         """Call the platform's API; return what it answers in JSON."""
@@ -161,7 +188,7 @@ class Flow:
         done = subprocess.run(
             [f"{self.platform.state}/bin/neuro-flow", *words],
             cwd=self.folder,
-            env={**self.platform.env, "COLUMNS": "200", "NO_COLOR": "1", "BROWSER": "true", **env},
+            env={**self.platform.env, **ENV, **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -172,9 +199,18 @@ class Flow:
         assert done.returncode == code, done.stdout[-3000:]
         return done.stdout
 
+    def dry_run(self, *job: str, code: int = 0) -> str:
+        """Do what `neuro-flow run --dry-run` does, in a fork of a process that has imported it."""
+        env = {**self.platform.env, **self.platform.login.environment, **ENV, "FOLDER": str(self.folder)}
+        words = ["neuro-flow", "run", "--dry-run", *job]
+        with tempfile.TemporaryDirectory(dir=self.platform.home) as folder:
+            done = self.platform.forks.run(DRY_RUN.format(words=words), env, Path(folder, "out"))
+            assert done.wait(LONG) == code, done.said[-3000:]
+            return done.said
+
     def evaluate(self, *job: str) -> Evaluated:
         """Return the job, the server's or what the words name, as neuro-flow would start it."""
-        printed = self.neuro_flow("run", "--dry-run", *(job or ["mlflow_server"]))
+        printed = self.dry_run(*(job or ["mlflow_server"]))
         return Evaluated.parse(printed[printed.index("apolo run ") :])
 
     def host(self, job: str) -> str:

@@ -92,7 +92,7 @@ def test_the_tag_names_the_model(platform: Platform) -> None:
     live = {"kind": "live", **yaml.safe_load(EXAMPLES["-1"])}
     live["jobs"]["mlflow_model"]["args"] |= {"tracking_uri": SERVER, "model": "two words/3"}
     flow = platform.flow("tagged", yaml.safe_dump(live))
-    printed = flow.neuro_flow("run", "--dry-run", "mlflow_model", "--suffix", "x")
+    printed = flow.dry_run("mlflow_model", "--suffix", "x")
     assert "--tag=mlflow-model:two%20words/3" in printed
     assert "--tag=multi:x" in printed
 
@@ -102,7 +102,7 @@ def test_a_slip_leaves_no_model_open(word: str, platform: Platform) -> None:
     live = {"kind": "live", **yaml.safe_load(EXAMPLES["-1"])}
     live["jobs"]["mlflow_model"]["args"] |= {"tracking_uri": SERVER, "http_auth": word}
     flow = platform.flow(f"slip-{word.lower()}", yaml.safe_dump(live))
-    assert "Expecting value" in flow.neuro_flow("run", "--dry-run", "mlflow_model", "--suffix", "x", code=1)
+    assert "Expecting value" in flow.dry_run("mlflow_model", "--suffix", "x", code=1)
 
 
 def test_a_job_that_was_made_of_json(platform: Platform) -> None:

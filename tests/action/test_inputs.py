@@ -69,7 +69,7 @@ def evaluated(platform: Platform) -> Iterator[dict[str, Future[str]]]:
             text = textwrap.indent(args.strip(), " " * 6)
             flow = platform.flow(f"args-{number}", f"{HEAD}    args:\n{text}\n")
             code = 1 if isinstance(expected, str) else 0
-            found[name] = pool.submit(flow.neuro_flow, "run", "--dry-run", "mlflow_server", code=code)
+            found[name] = pool.submit(flow.dry_run, "mlflow_server", code=code)
         yield found
 
 

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,18 @@ from typing import Any
 from tests.conftest import ROOT
 from tests.in_job.harness import MLFLOW_PYTHON, OLD_REVISION, Database, old_database, python_with_mlflow
 
-STORE_JOB = "import sys; sys.exit(store_job.main())"
+USED = (
+    *(
+        "in_job.store_job",
+        "mlflow.cli",
+        "mlflow.store.db.utils",
+        "mlflow.store.fs2db",
+        "alembic.command",
+        "boto3",
+    ),
+    "pymysql",
+)
+STORE_JOB = "import sys; from in_job import store_job; sys.exit(store_job.main())"
 OLD_SCHEMA = """
 import os
 from in_job import location, schema, sql, tables
@@ -116,20 +128,15 @@ class Served:
             os.kill(self.pid, number)
 
 
-class Warm:
-    """The process whose forks do the tasks."""
+class Forks:
+    """A process that has imported modules, and whose forks run code."""
 
-    def __init__(self, folder: Path, *modules: str) -> None:
-        self.folder = folder
-        self._env = {
-            "PATH": f"{MLFLOW_PYTHON.parent}:{os.environ['PATH']}",
-            "PYTHONPATH": f"{ROOT / 'scripts'}:{Path(__file__).parent}",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
+    def __init__(self, folder: Path, python: str, *modules: str, **env: str) -> None:
+        self.folder, self._lock = folder, threading.Lock()
         self._process = subprocess.Popen(
-            [python_with_mlflow(), "-W", "ignore", str(Path(__file__).with_name("warm.py")), *modules],
+            [python, "-W", "ignore", str(Path(__file__).with_name("warm.py")), *modules],
             cwd=folder,
-            env={**self._env, "HOME": str(folder)},
+            env={**env, "HOME": str(folder)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -137,36 +144,50 @@ class Warm:
         assert self._process.stdout
         assert self._process.stdout.readline() == "ready\n"
 
-    def start(self, code: str, **env: str) -> Job:
-        """Run code in a process of its own, in a folder of its own."""
-        home = Path(tempfile.mkdtemp(dir=self.folder))
-        (home / "tmp").mkdir()
-        own = {**self._env, "HOME": str(home), "TMPDIR": str(home / "tmp")}
-        return self._run(code, {**own, **env}, home / "said")
-
-    def serve(self, code: str, out: Path, **env: str) -> Served:
-        """Run code as a program that has nothing but this environment, as subprocess.Popen would."""
-        return Served(self._run(code, env, out))
-
-    def _run(self, code: str, env: dict[str, str], out: Path) -> Job:
+    def run(self, code: str, env: dict[str, str], out: Path) -> Job:
+        """Run code in a process that has nothing but this environment, from the folder HOME."""
         assert self._process.stdin
         assert self._process.stdout
         request = {"code": code, "env": env, "out": str(out)}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return Job(int(self._process.stdout.readline()), out)
-
-    def python(self, code: str, **env: str) -> str:
-        """Run code and return what it printed."""
-        job = self.start(code, **env)
-        assert job.wait() == 0, job.said
-        return job.said
+        with self._lock:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            return Job(int(self._process.stdout.readline()), out)
 
     def end(self) -> None:
         """End it."""
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait(300)
+
+
+class Warm(Forks):
+    """The process whose forks do the tasks."""
+
+    def __init__(self, folder: Path, *modules: str) -> None:
+        self._env = {
+            "PATH": f"{MLFLOW_PYTHON.parent}:{os.environ['PATH']}",
+            "PYTHONPATH": f"{ROOT / 'scripts'}:{Path(__file__).parent}",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        super().__init__(folder, python_with_mlflow(), *USED, *modules, **self._env)
+
+    def start(self, code: str, **env: str) -> Job:
+        """Run code in a process of its own, in a folder of its own."""
+        home = Path(tempfile.mkdtemp(dir=self.folder))
+        (home / "tmp").mkdir()
+        own = {**self._env, "HOME": str(home), "TMPDIR": str(home / "tmp")}
+        return self.run(code, {**own, **env}, home / "said")
+
+    def serve(self, code: str, out: Path, **env: str) -> Served:
+        """Run code as a program that has nothing but this environment, as subprocess.Popen would."""
+        return Served(self.run(code, env, out))
+
+    def python(self, code: str, **env: str) -> str:
+        """Run code and return what it printed."""
+        job = self.start(code, **env)
+        assert job.wait() == 0, job.said
+        return job.said
 
 
 class Place:

@@ -1,4 +1,4 @@
-"""Runs code in forks of one process that has imported MLflow: a task then starts in milliseconds.
+"""Runs code in forks of one process that has imported modules: a task then starts in milliseconds.
 
 Each line read is a request in JSON: `code`, `env`, `out`. Each line written is the id of the process that
 runs it, the leader of a process group of its own; when it has ended, its exit code is in the file OUT.code.
@@ -14,13 +14,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from in_job import store_job
-
-USED = ("mlflow.cli", "mlflow.store.db.utils", "mlflow.store.fs2db", "alembic.command", "boto3", "pymysql")
-
 
 def run(request: dict[str, Any]) -> None:
     """Become the process that was asked for."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # else it would read the requests
     out = os.open(request["out"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(out, stream)
@@ -28,7 +25,7 @@ def run(request: dict[str, Any]) -> None:
     os.environ.update(request["env"])
     tempfile.tempdir = None
     os.chdir(os.environ["HOME"])
-    exec(request["code"], {"store_job": store_job, "__name__": "code"})  # noqa: S102
+    exec(request["code"], {"__name__": "code"})  # noqa: S102
 
 
 def supervise(request: dict[str, Any]) -> None:
@@ -42,7 +39,7 @@ def supervise(request: dict[str, Any]) -> None:
             run(request)
             code = 0
         except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -58,7 +55,7 @@ def supervise(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    for module in (*USED, *sys.argv[1:]):
+    for module in sys.argv[1:]:
         importlib.import_module(module)
     assert threading.active_count() == 1, threading.enumerate()
     os.dup2(1, 3)
