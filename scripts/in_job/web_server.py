@@ -24,6 +24,7 @@ from in_job.serving.arrivals import take_turns
 from in_job.serving.connections import look_before_asking
 from in_job.serving.guards import guard_stores
 from in_job.serving.limits import limit_bodies, max_body, watch_clients
+from in_job.serving.new_runs import spare_inputs
 from in_job.serving.older_clients import answer_older_paths
 from in_job.serving.road import take_road
 from in_job.serving.writers import queue_writers
@@ -135,8 +136,8 @@ def run_web_server(command: list[str], env: dict[str, str]) -> None:
             limit_bodies(command, max_body(os.environ))
             answer_older_paths(command)
         guard_stores(os.environ)
-        queue_writers(os.environ.get("MLFLOW_BACKEND_STORE_URI", ""))
-        look_before_asking(os.environ.get("MLFLOW_BACKEND_STORE_URI", ""))
+        for help_store in (queue_writers, look_before_asking, spare_inputs):
+            help_store(os.environ.get("MLFLOW_BACKEND_STORE_URI", ""))
         prepare_to_fork()
         if threading.active_count() > 1:
             raise RuntimeError("the app has started a thread")
