@@ -37,7 +37,6 @@ DRY_RUN = """
 import os, sys
 from apolo_flow.cli import main
 os.chdir(os.environ["FOLDER"])
-sys.argv[:] = {words}
 sys.exit(main())
 """
 LONG = 180.0
@@ -202,9 +201,9 @@ class Flow:
     def dry_run(self, *job: str, code: int = 0) -> str:
         """Do what `neuro-flow run --dry-run` does, in a fork of a process that has imported it."""
         env = {**self.platform.env, **self.platform.login.environment, **ENV, "FOLDER": str(self.folder)}
-        words = ["neuro-flow", "run", "--dry-run", *job]
+        argv = ["neuro-flow", "run", "--dry-run", *job]
         with tempfile.TemporaryDirectory(dir=self.platform.home) as folder:
-            done = self.platform.forks.run(DRY_RUN.format(words=words), env, Path(folder, "out"))
+            done = self.platform.forks.run(DRY_RUN, env, Path(folder, "out"), *argv)
             assert done.wait(LONG) == code, done.said[-3000:]
             return done.said
 

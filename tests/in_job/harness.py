@@ -78,7 +78,6 @@ for name in list(sys.modules):
     if name.startswith(anew):
         del sys.modules[name]
 sys.path[:] = ["", *(path for path in sys.path if "site-packages" in path or "lib/python" in path)]
-sys.argv[:] = ["-c"]
 sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(n, "w"), "utf-8", write_through=True) for n in (1, 2))
 warnings.filters.remove(("ignore", None, Warning, None, 0))  # of warm.py
 sys.modules["__main__"] = types.ModuleType("__main__")

@@ -144,11 +144,11 @@ class Forks:
         assert self._process.stdout
         assert self._process.stdout.readline() == "ready\n"
 
-    def run(self, code: str, env: dict[str, str], out: Path) -> Job:
-        """Run code in a process that has nothing but this environment, from the folder HOME."""
+    def run(self, code: str, env: dict[str, str], out: Path, *argv: str) -> Job:
+        """Run code in a process that has nothing but this environment and sys.argv, in the folder HOME."""
         assert self._process.stdin
         assert self._process.stdout
-        request = {"code": code, "env": env, "out": str(out)}
+        request = {"code": code, "env": env, "out": str(out), "argv": argv}
         with self._lock:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
@@ -172,20 +172,20 @@ class Warm(Forks):
         }
         super().__init__(folder, python_with_mlflow(), *USED, *modules, **self._env)
 
-    def start(self, code: str, **env: str) -> Job:
+    def start(self, code: str, *arguments: str, **env: str) -> Job:
         """Run code in a process of its own, in a folder of its own."""
         home = Path(tempfile.mkdtemp(dir=self.folder))
         (home / "tmp").mkdir()
         own = {**self._env, "HOME": str(home), "TMPDIR": str(home / "tmp")}
-        return self.run(code, {**own, **env}, home / "said")
+        return self.run(code, {**own, **env}, home / "said", "-c", *arguments)
 
     def serve(self, code: str, out: Path, **env: str) -> Served:
         """Run code as a program that has nothing but this environment, as subprocess.Popen would."""
-        return Served(self.run(code, env, out))
+        return Served(self.run(code, env, out, "-c"))
 
-    def python(self, code: str, **env: str) -> str:
-        """Run code and return what it printed."""
-        job = self.start(code, **env)
+    def python(self, code: str, *arguments: str, **env: str) -> str:
+        """Run code, which finds the arguments in sys.argv, and return what it printed on both streams."""
+        job = self.start(code, *arguments, **env)
         assert job.wait() == 0, job.said
         return job.said
 

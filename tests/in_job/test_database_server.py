@@ -9,21 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from .harness import SCRIPTS, Database, StartServer, burst, descendants, free_port, mlflow_python
+from .harness import Database, StartServer, burst, descendants, free_port
+from .places import Warm
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm")]
 Refused = Callable[..., str]
 
 
 def test_postgresql_is_prepared_once_for_two_servers_and_serves_64_clients(
-    postgresql: Database, start: StartServer, tmp_path: Path, template: Path
+    postgresql: Database, start: StartServer, warm: Warm, tmp_path: Path, template: Path
 ) -> None:
     postgresql.execute("CREATE DATABASE mlflow_many", "postgres")
     uri = postgresql.uri("mlflow_many", scheme="postgres")
     server = start(tmp_path / "volume", MLFLOW_BACKEND_STORE_URI=uri)
-    code = "import sys; from in_job import database_server, location; sys.stderr = sys.stdout; "
+    code = "import sys; from in_job import database_server, location; "
     code += "database_server.prepare_sql(location.sql_uri(sys.argv[1]), 60)"
-    other = mlflow_python(code, uri, cwd=tmp_path, PYTHONPATH=str(SCRIPTS))
+    other = warm.python(code, uri)
     server.wait_until_up()
     assert (other + server.log.read_text()).count("creating the schema") == 1
     with sqlite3.connect(template) as database:

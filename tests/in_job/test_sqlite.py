@@ -19,6 +19,7 @@ from .harness import (
     revision,
     wait_for,
 )
+from .places import Warm
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm")]
 Refused = Callable[..., str]
@@ -126,17 +127,14 @@ def test_lock_files_instead_of_locks(ready_volume: Path, no_locks: Path, start: 
         assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
 
-def test_a_write_ahead_log_on_a_network_volume_is_switched_off_aloud(ready_volume: Path) -> None:
+def test_a_write_ahead_log_on_a_network_volume_is_switched_off_aloud(ready_volume: Path, warm: Warm) -> None:
     path = ready_volume / "mlflow.db"
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA journal_mode = WAL")
-    code = (
+    warm.python(
         "import sys; from in_job import sqlite; sqlite.file_system = lambda path: 'nfs4';"
-        "sqlite.prepare_sqlite('sqlite:///' + sys.argv[1], 20.0)"
-    )
-    scripts = str(Path(__file__).parents[2] / "scripts")
-    mlflow_python(
-        "import sys; sys.stderr = sys.stdout;" + code, str(path), cwd=ready_volume, PYTHONPATH=scripts
+        "sqlite.prepare_sqlite('sqlite:///' + sys.argv[1], 20.0)",
+        str(path),
     )
     with sqlite3.connect(path) as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)

@@ -1,7 +1,8 @@
 """Runs code in forks of one process that has imported modules: a task then starts in milliseconds.
 
-Each line read is a request in JSON: `code`, `env`, `out`. Each line written is the id of the process that
-runs it, the leader of a process group of its own; when it has ended, its exit code is in the file OUT.code.
+Each line read is a request in JSON: `code`, `argv`, `env`, `out`. Each line written is the id of the process
+that runs it, the leader of a process group of its own; when it has ended, its exit code is in the file
+OUT.code.
 """
 
 import importlib
@@ -23,6 +24,7 @@ def run(request: dict[str, Any]) -> None:
         os.dup2(out, stream)
     os.environ.clear()
     os.environ.update(request["env"])
+    sys.argv[:] = request["argv"]
     tempfile.tempdir = None
     os.chdir(os.environ["HOME"])
     exec(request["code"], {"__name__": "code"})  # noqa: S102

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-from ..harness import DATA, SCRIPTS, mlflow_python
+from ..harness import DATA
+from ..places import Warm
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.mark.parametrize("seed", ["1", "2"])
-def test_every_message_is_written_as_mlflow_writes_it(seed: str, tmp_path: Path) -> None:
+def test_every_message_is_written_as_mlflow_writes_it(seed: str, warm: Warm) -> None:
     code = (DATA / "filled_messages.py").read_text("utf-8")
-    found = json.loads(mlflow_python(code, seed, cwd=tmp_path, PYTHONPATH=str(SCRIPTS)).splitlines()[-1])
+    found = json.loads(warm.python(code, seed).splitlines()[-1])
     assert found["different"] == []
     assert found["tried"] > 3000
     assert found["left"] < 200  # maps, times and free values, and what holds itself
@@ -33,7 +33,7 @@ def test_every_message_is_written_as_mlflow_writes_it(seed: str, tmp_path: Path)
         ),
     ],
 )
-def test_it_is_used_only_where_mlflow_writes_so(change: str, reason: str, tmp_path: Path) -> None:
+def test_it_is_used_only_where_mlflow_writes_so(change: str, reason: str, warm: Warm) -> None:
     code = f"""
 import sys
 import mlflow.server.handlers as handlers
@@ -41,7 +41,6 @@ from mlflow.protos import service_pb2
 from in_job.serving import answers
 before = handlers.message_to_json
 {change}
-sys.stderr = sys.stdout
 answers.write_faster()
 if {not reason}:
     assert handlers.message_to_json is not before
@@ -50,7 +49,7 @@ if {not reason}:
     info = service_pb2.RunInfo(run_id="x")
     assert handlers.message_to_json(info, pretty=False) == before(info, pretty=False)
 """
-    said = mlflow_python(code, cwd=tmp_path, PYTHONPATH=str(SCRIPTS)).splitlines()
+    said = warm.python(code).splitlines()
     lines = [line for line in said if line.startswith("mlflow-server: ")]
     assert len(lines) == bool(reason)
     assert all(reason in line for line in lines)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from ..harness import SCRIPTS, mlflow_python
+from ..places import Warm
 
 pytestmark = pytest.mark.e2e
 CODE = """
@@ -61,7 +59,7 @@ assert {one.getpeername() for one in taken} == {one.getsockname() for one in res
 arrivals.COURTESY = 60
 first = client()
 assert answered(first)
-worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+worker = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
 shares.note(worker.pid, 1)  # as many
 second = client()
 assert answered(second)
@@ -86,7 +84,7 @@ assert all([answered(one) for one in [client() for _ in range(3)]])
             "0.002",
             """
 arrivals.COURTESY = 0.1
-worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+worker = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
 shares.note(worker.pid, 0)
 assert all([answered(one) for one in [client() for _ in range(3)]])
 worker.communicate()
@@ -127,15 +125,13 @@ assert answered(client()) and refused
         ),
     ],
 )
-def test_a_worker_takes_one_at_a_time(pause: str, code: str, tmp_path: Path) -> None:
+def test_a_worker_takes_one_at_a_time(pause: str, code: str, warm: Warm) -> None:
     end = "\nserver.should_exit = True\nthread.join(60)\nassert not thread.is_alive()\n"
-    assert mlflow_python(CODE + code + end, pause, cwd=tmp_path, PYTHONPATH=str(SCRIPTS)) == ""
+    assert warm.python(CODE + code + end, pause) == ""
 
 
-def test_where_it_cannot_one_line_says_so(tmp_path: Path) -> None:
-    code = CODE.replace(
-        "server = uvicorn", "sys.stderr = sys.stdout\ndel arrivals.asyncio\nserver = uvicorn", 1
-    )
+def test_where_it_cannot_one_line_says_so(warm: Warm) -> None:
+    code = CODE.replace("server = uvicorn", "del arrivals.asyncio\nserver = uvicorn", 1)
     code += "\nassert answered(client())\nserver.should_exit = True\nthread.join()\n"
-    said = mlflow_python(code, "1", cwd=tmp_path, PYTHONPATH=str(SCRIPTS))
+    said = warm.python(code, "1")
     assert said.startswith("mlflow-server: workers take new connections as they come: NameError(")

@@ -9,7 +9,7 @@ import pytest
 
 from in_job.serving.guards import is_outside
 
-from ..harness import SCRIPTS, mlflow_python
+from ..places import Warm
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,9 @@ def test_with_an_object_store_no_path_is_inside() -> None:
 
 
 CODE = """
-import os, sqlite3, sys
+import os, sqlite3
 from pathlib import Path
 from in_job.serving import guards
-sys.stderr = sys.stdout
 folder = Path.cwd()
 uri, destination = f"sqlite:///{folder}/mlflow.db", f"{folder}/artifacts"
 with sqlite3.connect(folder / "mlflow.db") as database:
@@ -110,9 +109,9 @@ guards.guard_stores({"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_ARTIFACTS_DESTINAT
 
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-def test_the_stores_refuse(template: Path, tmp_path: Path) -> None:
+def test_the_stores_refuse(template: Path, warm: Warm, tmp_path: Path) -> None:
     shutil.copyfile(template, tmp_path / "mlflow.db")
-    said = mlflow_python(CODE, cwd=tmp_path, PYTHONPATH=str(SCRIPTS)).splitlines()
+    said = warm.python(CODE, HOME=str(tmp_path)).splitlines()
     [line] = [line for line in said if line.startswith("mlflow-server: ")]
     assert line == (
         f"mlflow-server: experiments that write outside of the artifacts, {tmp_path}/artifacts: "

@@ -15,7 +15,8 @@ import pytest
 
 from in_job.serving.writers import Queue
 
-from ..harness import SCRIPTS, StartServer, mlflow_python, wait_for
+from ..harness import StartServer, wait_for
+from ..places import Warm
 
 
 @pytest.fixture
@@ -250,9 +251,8 @@ assert not first()
         ),
     ],
 )
-def test_connections_stand_in_line_while_they_write(code: str, tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
-    mlflow_python(ENGINES + code, str(path), cwd=tmp_path, PYTHONPATH=str(SCRIPTS))
+def test_connections_stand_in_line_while_they_write(code: str, warm: Warm, tmp_path: Path) -> None:
+    warm.python(ENGINES + code, str(tmp_path / "a.db"))
 
 
 @pytest.mark.e2e
