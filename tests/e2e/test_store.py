@@ -75,10 +75,27 @@ def store(served: Clone) -> Store:
     return made
 
 
-def test_a_backup_of_the_live_server(store: Store, mount: Any) -> None:  # noqa: F811
+@pytest.fixture(scope="module")
+def said(store: Store) -> tuple[str, str, str]:
+    """What mlflow-status says before the first backup, and what that backup, `my runs.zip`, says."""
+    before, _ = store.clone.local("mlflow-status")
+    return before, *store.clone.local("mlflow-backup", "TO=my runs.zip", "MLFLOW_BACKUP_ARTIFACTS=yes")
+
+
+@pytest.fixture(scope="module")
+def backup(store: Store, said: tuple[str, str, str]) -> str:
+    """The name of that backup on the volume; whoever has it leaves the store as it is in there."""
+    return min(path.name for path in store.backups.glob("mlflow-*Z.zip"))
+
+
+def test_a_backup_of_the_live_server(
+    store: Store,
+    said: tuple[str, str, str],
+    mount: Any,  # noqa: F811
+) -> None:
     clone = store.clone
-    assert "\nbackup    none yet\n" in clone.local("mlflow-status")[0]
-    out, err = clone.local("mlflow-backup", "TO=my runs.zip", "MLFLOW_BACKUP_ARTIFACTS=yes")
+    before, out, err = said
+    assert "\nbackup    none yet\n" in before
     assert "\nbackup    the newest is " in clone.local("mlflow-status")[0]
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     name = lines["backup:"].split()[0]
@@ -102,11 +119,10 @@ def test_a_backup_of_the_live_server(store: Store, mount: Any) -> None:  # noqa:
     assert store.runs == ["first"]
 
 
-def test_a_restore_that_is_refused_leaves_the_server_alone(store: Store) -> None:
-    clone = store.clone
+def test_a_restore_that_is_refused_leaves_the_server_alone(store: Store, backup: str) -> None:
+    clone, name = store.clone, backup
     before = store.job()
     (clone.path / "text.zip").write_text("no backup")
-    name = min(path.name for path in store.backups.glob("*.zip"))
     for words, reason in (
         ([], f"FROM is empty; name a file on this machine, or a backup in {STORAGE}/backups: {name}"),
         (["FROM=none.zip"], "FROM is none.zip, which is not there"),
@@ -126,6 +142,7 @@ def test_a_restore_that_is_refused_leaves_the_server_alone(store: Store) -> None
     assert store.runs == ["first"]
 
 
+@pytest.mark.usefixtures("backup")
 def test_a_restore_stops_the_server_and_starts_it_again(store: Store) -> None:
     clone = store.clone
     old = store.log("second")
@@ -161,10 +178,9 @@ def test_a_clean_up_shows_first(store: Store) -> None:
     assert store.runs == ["first"]
 
 
-def test_nothing_else_runs_meanwhile_and_an_interrupt_ends_it(store: Store) -> None:
-    clone = store.clone
+def test_nothing_else_runs_meanwhile_and_an_interrupt_ends_it(store: Store, backup: str) -> None:
+    clone, name = store.clone, backup
     clone.local("mlflow-down")
-    [name, *_] = sorted(path.name for path in store.backups.glob("mlflow-*Z.zip"))
     before = store.path.read_bytes()
     with (store.volume / ".mlflow.db.store").open("w") as lock:  # the job waits for it
         fcntl.lockf(lock, fcntl.LOCK_EX)
