@@ -9,7 +9,7 @@ import time
 from typing import TextIO
 
 PROGRESS_EVERY = 5.0  # seconds
-REMEDIES = {  # what the file system or SQLite says, and what to do
+REMEDIES = {  # what a file system or SQLite says, and what to do
     "read-?only|denied": "mount the volume writable (:rw)",
     "no space|is full|quota": "free space on the volume",
     "locked": "stop whatever else holds the database",
@@ -24,6 +24,7 @@ class Problem(Exception):
 def redact(text: str) -> str:
     """Return text as one line, without the passwords of the URIs in it."""
     text = re.sub(r"(://[^:/@\s]*:).*@", r"\1***@", text, flags=re.S)  # an @ or blank may be in the password
+    text = re.sub(r"(https?://)[^:/@\s]+@", r"\1***@", text)  # a token
     text = re.sub(r"([?&][^=&\s]*(?:pass|pwd|token)[^=&\s]*=)[^&\s]+", r"\1***", text)
     return " ".join(text.split())[:1000]
 
@@ -39,7 +40,10 @@ def explain(error: Exception) -> str:
         return str(error)
     said = getattr(error, "orig", None)  # of SQLAlchemy, whose own text has statement and rows in it
     text = str(error) if isinstance(error, (OSError, sqlite3.Error)) else str(said or repr(error))
-    return "; ".join([text, *(remedy for sign, remedy in REMEDIES.items() if re.search(sign, text, re.I))])
+    remedies = REMEDIES
+    if not isinstance(said or error, (OSError, sqlite3.Error)) and "sqlite3." not in text:
+        remedies = {"denied": "grant that to the user of backend_store_uri"} if said else {}
+    return "; ".join([text, *(remedy for sign, remedy in remedies.items() if re.search(sign, text, re.I))])
 
 
 class Progress:

@@ -20,12 +20,44 @@ from in_job import counts, words
             "mysql://h/db?user=me&password=x&a=1", "mysql://h/db?user=me&password=***&a=1", id="option"
         ),
         pytest.param("postgresql://me@h:5432/db", "postgresql://me@h:5432/db", id="no-password"),
+        pytest.param("git+https://t0ken@h/a.git", "git+https://***@h/a.git", id="token"),
         pytest.param("two\nlines", "two lines", id="one-line"),
     ],
 )
 def test_no_password_is_printed(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     words.say(text)
     assert capsys.readouterr().err == f"mlflow-server: {shown}\n"
+
+
+class FromServer(Exception):
+    """As SQLAlchemy's, of what a database server's driver has raised."""
+
+    def __init__(self, orig: Exception) -> None:
+        super().__init__(f"{orig} [SQL: …]")
+        self.orig = orig
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "/mnt/x"), "free space on the volume"),
+        (PermissionError(13, "Permission denied", "/mnt/x"), "mount the volume writable (:rw)"),
+        (FromServer(sqlite3.OperationalError("database is locked")), "stop whatever else holds the database"),
+        (
+            FromServer(RuntimeError("permission denied for schema public")),
+            "permission denied for schema public; grant that to the user of backend_store_uri",
+        ),
+        (FromServer(RuntimeError("No space left on device")), "No space left on device"),
+        (
+            RuntimeError("An error occurred (AccessDenied)"),
+            "RuntimeError('An error occurred (AccessDenied)')",
+        ),
+    ],
+    ids=["disk", "mount", "sqlite", "schema", "server's disk", "bucket"],
+)
+def test_the_way_out_is_of_what_has_failed(error: Exception, said: str) -> None:
+    assert words.explain(error).endswith(said)
+    assert ("volume" in words.explain(error)) == ("volume" in said)
 
 
 def test_prompts_are_named_apart_from_registered_models() -> None:
