@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,7 +23,7 @@ from in_job.artifact_location import Artifacts
 from in_job.queries import rows
 from in_job.sql import table_names, transaction
 from in_job.store import Store
-from in_job.words import Progress, say
+from in_job.words import Problem, Progress, say
 
 AGE = 3600.0  # seconds
 ID = re.compile(r"tr-[0-9A-Za-z-]+|m-[0-9a-f]{32}|[0-9a-f]{32}")
@@ -38,7 +39,17 @@ def neighbours(store: Store) -> list[Path]:
     found = {file.resolve(): file for folder in folders if folder.is_dir() for file in folder.glob("*.db")}
     if store.path:
         found.pop(store.path.resolve(), None)
-    return [file for file in found.values() if rows(f"sqlite:///{file}", "SELECT count(*) FROM experiments")]
+    return [file for file in found.values() if file.is_file() and is_of_mlflow(file)]
+
+
+def is_of_mlflow(file: Path) -> bool:
+    """Tell whether a file is an MLflow database in SQLite; Problem where that cannot be seen."""
+    try:
+        return bool(rows(f"sqlite:///{file}", "SELECT count(*) FROM experiments"))
+    except sqlite3.Error as error:
+        if "not a database" in str(error):
+            return False
+        raise Problem(f"what {file} refers to cannot be read ({error}): mend it, or move it away") from error
 
 
 def all_references(store: Store) -> tuple[set[str], set[str]]:
@@ -139,7 +150,11 @@ def find(store: Store, backups: Path, older_than: float, *, note: bool = True) -
     if store.mixed():
         say("artifacts lie beside the database: `make mlflow-upgrade` first, then orphaned ones are found")
         return []
-    ids, paths = all_references(store)
+    try:
+        ids, paths = all_references(store)
+    except Problem as problem:
+        say(f"WARNING: {problem}; until then no artifacts count as orphaned")
+        return []
     above = {str(parent) for path in paths for parent in (PurePosixPath(path), *PurePosixPath(path).parents)}
     tree, now, found = Tree(store), time.time(), []
     notes = backups / f".orphans-{store.token}.json"

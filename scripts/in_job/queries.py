@@ -6,9 +6,10 @@ import functools
 import importlib
 import sqlite3
 from collections.abc import Iterable
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any
 
+from in_job.location import sqlite_file
 from in_job.sql import connected, table_names
 from in_job.sqlite import open_sqlite
 
@@ -24,11 +25,17 @@ def engine(uri: str) -> Any:
 
 
 def rows(uri: str, query: str) -> list[Any]:
-    """Return what a query finds in a database; nothing where it has no such table."""
+    """Return what a query finds in a database; nothing where there is none, or no such table or column."""
     if uri.startswith("sqlite"):
-        with suppress(sqlite3.OperationalError), closing(open_sqlite(uri)) as database:
-            return list(database.execute(query))
-        return []
+        if not sqlite_file(uri)[0].exists():
+            return []
+        try:
+            with closing(open_sqlite(uri)) as database:
+                return list(database.execute(query))
+        except sqlite3.OperationalError as error:
+            if str(error).startswith("no such "):
+                return []
+            raise  # it may well have the table, and be locked
     with connected(engine(uri)) as session:
         table = query.partition(" FROM ")[2].split()[0]
         return list(session.exec_driver_sql(query)) if table in table_names(session) else []

@@ -123,11 +123,11 @@ def guard_stores(env: MutableMapping[str, str]) -> None:
         if "://" in uri:
             guard_history(store, refused)
             guard_bulk(store, refused)
+        local: Any = importlib.import_module("mlflow.store.artifact.local_artifact_repo")
+        guard_deletion(local.LocalArtifactRepository, refused)
         if env.get("MLFLOW_ACTION_MODE", "").strip().lower() != "ui":
             guard_locations(store, refused, destination)
             if "://" in uri:
                 name_outside(uri, destination)
-        local: Any = importlib.import_module("mlflow.store.artifact.local_artifact_repo")
-        guard_deletion(local.LocalArtifactRepository, refused)
     except Exception as error:
         say(f"MLflow's stores are not guarded, they are not as they are known: {error!r}")
