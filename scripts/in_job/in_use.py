@@ -125,7 +125,7 @@ class Session:
 
     def __init__(self, uri: str) -> None:
         self.uri, self.kind = uri, uri.partition(":")[0].partition("+")[0]
-        self.connection = connect(uri)
+        self.connection, self.lost = connect(uri), False
 
     def take(self, name: str, alone: bool) -> None:
         """Take a lock; BlockingIOError where somebody has it."""
@@ -157,19 +157,22 @@ class Session:
 
     def look(self) -> None:
         """Take the lock again where the connection is lost; end the server where a task has it by then."""
-        lost = importlib.import_module("sqlalchemy").exc.DBAPIError
-        try:
-            self._ask("1")
-            return
-        except lost:
-            say("the connection that holds the store is lost: making another one")
-        with contextlib.suppress(lost, Problem):  # else at the next look
+        errors = importlib.import_module("sqlalchemy").exc.SQLAlchemyError
+        if not self.lost:
+            try:
+                self._ask("1")
+                return
+            except errors:
+                self.lost = True
+                say("the connection that holds the store is lost: making another one")
+        with contextlib.suppress(errors, Problem):  # else at the next look
             self.connection = connect(self.uri)
             try:
                 self.take(USED, alone=False)
             except BlockingIOError:
                 say("the store is being changed by a task: this server ends")
                 os.killpg(0, signal.SIGTERM)
+            self.lost = False
 
     def _ask(self, expression: str) -> Any:
         return self.connection.exec_driver_sql(f"SELECT {expression}").scalar()

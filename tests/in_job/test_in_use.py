@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import MakePlace
-from .harness import Database, Server, StartServer, descendants, wait_for
+from .harness import SCRIPTS, Database, Server, StartServer, descendants, mlflow_python, wait_for
 from .places import Place
 
 pytestmark = pytest.mark.e2e
@@ -142,6 +142,36 @@ def test_one_that_only_shows_runs_is_let_in(store: Place, serve: Callable[..., S
     serve(store).wait_until_up()
     shows = serve(store, MLFLOW_ACTION_MODE="ui").wait_until_up()
     assert not any("waiting" in line or "WARNING" in line for line in shows.lines)
+
+
+LOST = """
+import sys
+from in_job import in_use
+from in_job.location import sql_uri
+from in_job.sql import connect
+from in_job.words import Problem
+
+uri = sql_uri(sys.argv[1])
+locks = "FROM pg_locks WHERE locktype = 'advisory' AND objid = 5079"
+session, other = in_use.Session(uri), connect(uri)
+session.take(in_use.USED, alone=False)
+other.exec_driver_sql("SELECT pg_terminate_backend(pid) " + locks)
+
+def refuse(_):
+    raise Problem("it starts anew")
+
+in_use.connect = refuse
+session.look()
+in_use.connect = connect
+session.look()
+print(other.exec_driver_sql("SELECT count(*) " + locks).scalar())
+"""
+
+
+def test_a_database_that_is_away_for_longer_is_held_again(postgresql: Database, tmp_path: Path) -> None:
+    postgresql.execute("CREATE DATABASE mlflow_away", "postgres")
+    out = mlflow_python(LOST, postgresql.uri("mlflow_away"), cwd=tmp_path, PYTHONPATH=str(SCRIPTS))
+    assert out == "1\n"
 
 
 def test_a_lost_connection_is_made_anew(
