@@ -102,11 +102,16 @@ def prepare_sql(uri: str, timeout: float, changing: bool = False) -> None:
         if is_current(sql_revision(session), where):
             tell_of_charset(session, where)
             return
-        lock = {  # both give up after UPGRADE_WAIT, and are freed with the session
-            "postgresql": "SELECT set_config('lock_timeout', '{:.0f}s', false), pg_advisory_lock(5077)",
-            "mysql": "SELECT GET_LOCK('mlflow schema', {})",
+        query = {  # each a lock of this database only, which is freed with the session
+            "postgresql": "SELECT pg_try_advisory_lock(5077)",
+            "mysql": "SELECT GET_LOCK(CONCAT('mlflow schema ', MD5(DATABASE())), 0)",
         }.get(kind, "SELECT 1")
-        session.execute(alchemy.text(lock.format(UPGRADE_WAIT)))
+
+        def take() -> None:
+            if not session.execute(alchemy.text(query)).scalar():
+                raise OSError("held by another job")
+
+        wait(take, UPGRADE_WAIT, f"another upgrade of the {where}")
         found = sql_revision(session)
         if not is_current(found, where):
             say(f"{where}: " + ("creating the schema" if found is None else f"upgrading the schema {found}"))

@@ -26,7 +26,8 @@ def connected(engine: Any) -> Any:
     try:
         return engine.connect()
     except importlib.import_module("sqlalchemy").exc.DBAPIError as error:
-        raise Problem(f"the {engine.dialect.name} database at {engine.url.host}: {error.orig}") from None
+        where = f"the {engine.dialect.name} database at {engine.url.host or engine.url.database}"
+        raise Problem(f"{where}: {error.orig}; correct backend_store_uri or the database") from None
 
 
 def refusals() -> tuple[type[Exception], ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import Database, StartServer, burst, descendants, free_port
+from .harness import SCRIPTS, Database, StartServer, burst, descendants, free_port, mlflow_python
 from .places import Warm
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm")]
@@ -67,6 +67,50 @@ def test_what_waiting_does_not_mend_is_told_at_once(
     assert line.startswith(where)
     assert "mlflow_absent" in line
     assert Database.PASSWORD not in line
+    connect = (
+        "import sys; from in_job import location, sql\ntry: sql.connect(location.sql_uri(sys.argv[1]))\n"
+    )
+    connect += "except sql.Problem as problem: print(problem)"
+    uri = database.uri("mlflow", password="wrong")
+    said = mlflow_python(connect, uri, cwd=tmp_path, PYTHONPATH=str(SCRIPTS)).strip()
+    assert said.startswith("the ")
+    assert said.endswith("; correct backend_store_uri or the database")
+
+
+UPGRADING = """
+import sys
+from in_job import database_server
+from in_job.location import sql_uri
+from in_job.sql import connect
+from in_job.words import Problem
+
+uri = sql_uri(sys.argv[1])
+other = connect(uri)
+other.exec_driver_sql(sys.argv[2])
+database_server.UPGRADE_WAIT = 0.1
+try:
+    database_server.prepare_sql(uri, 10)
+except Problem as problem:
+    print(problem)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "lock"),
+    [
+        ("postgresql", "SELECT pg_advisory_lock(5077)"),
+        ("mariadb", "SELECT GET_LOCK(CONCAT('mlflow schema ', MD5(DATABASE())), 0)"),
+    ],
+)
+def test_an_upgrade_that_does_not_end_is_not_joined(
+    kind: str, lock: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    database: Database = request.getfixturevalue(kind)
+    database.execute("CREATE DATABASE mlflow_upgrading", *["postgres"] * (kind == "postgresql"))
+    uri = database.uri("mlflow_upgrading")
+    said = mlflow_python(UPGRADING, uri, lock, cwd=tmp_path, PYTHONPATH=str(SCRIPTS))
+    where = f"{database.scheme} database at 127.0.0.1:{database.port}"
+    assert said.startswith(f"another upgrade of the {where}: not within 0 s (held by another job)")
 
 
 def test_missing_drivers_and_unknown_kinds(refused: Refused, tmp_path: Path) -> None:
