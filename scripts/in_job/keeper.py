@@ -22,7 +22,7 @@ from typing import Any
 from in_job import sqlite
 from in_job.backup_file import part_of, write_backup
 from in_job.location import locate, store_path
-from in_job.store import LOCK_WAIT, Store
+from in_job.store import Store
 from in_job.words import explain, say
 
 EVERY, VOLUMES = "MLFLOW_ACTION_BACKUP_EVERY", "MLFLOW_ACTION_VOLUMES"
@@ -132,6 +132,8 @@ def make_one(env: dict[str, str], folder: Path, every: int) -> bool:
         os.setpgid(child, child)  # in both processes: neither waits for the other
     status, usage = slowly(child, sqlite.held)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if os.WIFSIGNALED(status):
+        say(f"no automatic backup: it was ended by signal {os.WTERMSIG(status)} (9: out of memory?)")
     if not status:
         took = usage.ru_utime + usage.ru_stime
         say(f"the automatic backup took {time.monotonic() - began:.0f} s, {took:.1f} s of a processor")
@@ -155,6 +157,7 @@ def keep_backups(env: dict[str, str], folder: Path, every: int) -> None:
 def start(env: dict[str, str]) -> int:
     """Start the process that makes the backups that are asked for; return its id, 0 for none."""
     text, folder = env[EVERY], folder_of(env)
+    Store(env)  # Problem where it is one that cannot be backed up
     every = seconds(text)
     if every < UNITS["m"] or folder is None:
         reason = (
@@ -172,8 +175,10 @@ def start(env: dict[str, str]) -> int:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         while True:
-            with suppress(Exception):
+            try:
                 keep_backups(env, folder, every)
-            time.sleep(LOCK_WAIT)
+            except Exception as error:
+                say(f"no automatic backup: {explain(error)}")
+            time.sleep(min(every, RETRY))
     finally:
         os._exit(0)

@@ -39,7 +39,9 @@ class Store:
         registry = env.get("MLFLOW_REGISTRY_STORE_URI", "")
         one = registry in ("", self.uri, env.get("MLFLOW_BACKEND_STORE_URI"))
         if not one or "--registry-store-uri" in env.get("MLFLOW_ACTION_EXTRA_PARAMS", ""):
-            raise Problem("the model registry has a database of its own, which no backup would hold")
+            setting = "MLFLOW_REGISTRY_STORE_URI, or --registry-store-uri in extra_params,"
+            what = "gives the model registry a database of its own, which no backup would hold"
+            raise Problem(f"{setting} {what}: leave it out, or back up both by their servers' own tools")
         self.path = store_path(self.uri)
         self.mark = Mark(self.uri, self.path)
         self.kind = urlsplit(self.uri).scheme.partition("+")[0] if "://" in self.uri else "file"
