@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import shutil
 import sqlite3
@@ -113,8 +114,12 @@ def save_backup(copy: Path, path: Path, revision: str) -> None:
     folder.mkdir(exist_ok=True)
     backup = folder / f"{path.stem}-{revision or 'none'}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
     part = folder / f".{path.stem}.part"  # one name, so that what a crash leaves is overwritten
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC  # for its owner only: it may have users in it
     try:
-        shutil.copyfile(copy, part)
+        with copy.open("rb") as source, open(os.open(part, flags, 0o600), "wb") as target:
+            shutil.copyfileobj(source, target)
+            target.flush()
+            os.fsync(target.fileno())
         part.replace(backup)
     finally:
         part.unlink(missing_ok=True)

@@ -29,6 +29,15 @@ def test_the_newest_five_backups_are_kept_and_nothing_else_is_touched(tmp_path: 
     assert strangers <= {entry.name for entry in folder.iterdir()}
 
 
+def test_a_backup_is_for_its_owner_only(tmp_path: Path) -> None:
+    """That of users has their passwords' hashes in it."""
+    copy = tmp_path / "copy"
+    copy.write_bytes(b"users")
+    sqlite.save_backup(copy, tmp_path / "mlflow.db.users", "1")
+    [made] = (tmp_path / "backups").iterdir()
+    assert (made.read_bytes(), made.stat().st_mode & 0o777) == (b"users", 0o600)
+
+
 def test_revisions_of_a_database(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "fresh.db") as database:
         assert sqlite.sqlite_revision(database) is None
