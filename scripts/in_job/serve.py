@@ -104,11 +104,14 @@ def prepare(env: MutableMapping[str, str]) -> list[str]:
     mode = env.get("MLFLOW_ACTION_MODE", "").strip().lower() or "server"
     if mode not in ("server", "ui"):
         raise Problem(f"mode is {env['MLFLOW_ACTION_MODE']!r}: set it to server or ui")
+    text, seconds = (env.get(f"MLFLOW_ACTION_{name}", "") for name in ("EXTRA_PARAMS", "DATABASE_TIMEOUT"))
     try:
-        extra = shlex.split(env.get("MLFLOW_ACTION_EXTRA_PARAMS", ""))
-        timeout = float(env.get("MLFLOW_ACTION_DATABASE_TIMEOUT") or 120)
+        extra = shlex.split(text)
     except ValueError as error:
-        raise Problem(f"extra_params or MLFLOW_ACTION_DATABASE_TIMEOUT: {error}") from error
+        raise Problem(f"extra_params is {text!r}: {error}; quote it as for a shell") from error
+    if not re.fullmatch(r"([0-9]+(\.[0-9]+)?)?", seconds):
+        raise Problem(f"MLFLOW_ACTION_DATABASE_TIMEOUT is {seconds!r}: set it to a number of seconds")
+    timeout = float(seconds or 120)
     max_body(env)
     options = {word.partition("=")[0] for word in extra}
     if options & OWN_INPUTS:

@@ -76,8 +76,16 @@ def test_an_old_file_store_keeps_working(volume: Path, tmp_path: Path, start: St
     ("env", "line"),
     [
         pytest.param({"MLFLOW_ACTION_MODE": "gui"}, "mode is 'gui': set it to server or ui", id="mode"),
-        pytest.param({"MLFLOW_ACTION_EXTRA_PARAMS": "--a 'b"}, "extra_params or ", id="quotes"),
-        pytest.param({"MLFLOW_ACTION_DATABASE_TIMEOUT": "soon"}, "extra_params or ", id="timeout"),
+        pytest.param(
+            {"MLFLOW_ACTION_EXTRA_PARAMS": "--a 'b"},
+            'extra_params is "--a \'b": No closing quotation; quote it as for a shell',
+            id="quotes",
+        ),
+        pytest.param(
+            {"MLFLOW_ACTION_DATABASE_TIMEOUT": "soon"},
+            "MLFLOW_ACTION_DATABASE_TIMEOUT is 'soon': set it to a number of seconds",
+            id="timeout",
+        ),
         pytest.param(
             {"MLFLOW_ACTION_EXTRA_PARAMS": "--backend-store-uri=sqlite:////x"},
             "extra_params has --backend-store-uri: use the input for it",
