@@ -40,8 +40,10 @@ def one_transaction(tracking: Any, *, check: bool = False) -> Iterator[None]:
     With `check`, SQLite says which table still refers to what was removed: it has no word for that by itself.
     """
     own = getattr(tracking, "ManagedSessionMaker", None)
-    if own is None:  # a file store
-        yield
+    if own is None:
+        if hasattr(tracking, "engine"):
+            raise Problem("the image's MLflow has no transactions that are known: take an older image")
+        yield  # a file store
         return
     text = importlib.import_module("sqlalchemy").text
     options = {"read_only": False} if "read_only" in inspect.signature(own).parameters else {}

@@ -143,14 +143,17 @@ def opening(uri: str, kept: Keys, env: MutableMapping[str, str]) -> Keys:
     found = rows(uri, "SELECT wrapped_dek, kek_version FROM secrets LIMIT 1")
     if not found:
         return kept
-    crypto: Any = importlib.import_module("mlflow.utils.crypto")
+    try:
+        crypto: Any = importlib.import_module("mlflow.utils.crypto")
+        constant, manager, unwrap = crypto.DEFAULT_KEK_PASSPHRASE, crypto.KEKManager, crypto.unwrap_dek
+    except (ImportError, AttributeError) as error:
+        say(f"gateway secrets are not looked into, MLflow's are not as they are known: {error!r}")
+        return kept
     failed = importlib.import_module("mlflow.exceptions").MlflowException
-    constant = crypto.DEFAULT_KEK_PASSPHRASE
 
     def opens(passphrase: str) -> bool:
         try:
-            key = crypto.KEKManager(passphrase, found[0][1]).get_kek()
-            crypto.unwrap_dek(bytes(found[0][0]), key)
+            unwrap(bytes(found[0][0]), manager(passphrase, found[0][1]).get_kek())
         except failed:
             return False
         return True
