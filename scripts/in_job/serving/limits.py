@@ -58,11 +58,15 @@ class Room:
         self._line.append((size, turn))
         try:
             await asyncio.wait([turn], timeout=PATIENCE)
-            return turn.done()
+        except BaseException:
+            if turn.done():  # there is room, and nobody any more to give it back
+                self.give(size)
+            raise
         finally:
             if not turn.done():
                 self._line.remove((size, turn))
                 self.give(0)  # those behind may be smaller
+        return turn.done()
 
     def give(self, size: int) -> None:
         """Give room back, and let those in who are the next."""

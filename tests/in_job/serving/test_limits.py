@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
@@ -12,13 +13,25 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from in_job.serving.limits import max_body
+from in_job.serving.limits import Room, max_body
 from in_job.words import Problem
 
 from ..harness import DATA, SCRIPTS, python_with_mlflow
 
 MOST, SECONDS = 100_000, 3
 ARTIFACT = "/api/2.0/mlflow-artifacts/artifacts/0/x"
+
+
+async def test_room_for_a_client_that_has_gone_is_given_back() -> None:
+    room = Room(10)
+    assert await room.take(10)
+    waiting = asyncio.create_task(room.take(10))
+    await asyncio.sleep(0)
+    room.give(10)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await asyncio.wait_for(room.take(10), 5)
 
 
 @pytest.mark.parametrize(
