@@ -47,7 +47,7 @@ def number(env: Mapping[str, str], name: str, default: float, least: float) -> f
         value = float(text or default)
     except ValueError:
         value = least - 1
-    if value < least:
+    if not least <= value < float("inf"):
         raise Problem(f"{name} is {text!r}: set it to a number of at least {least:g}")
     return value
 
@@ -61,8 +61,9 @@ def open_port(env: Mapping[str, str]) -> socket.socket:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # of those that it accepts, too
     try:
         listener.bind((host, port))
-    except OSError as error:
-        raise Problem(f"port {port} of {host} cannot be opened: {error.strerror}") from error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", "") or error
+        raise Problem(f"port {port} of {host} cannot be opened: {reason}") from error
     listener.listen(1024)
     listener.setblocking(False)
     return listener

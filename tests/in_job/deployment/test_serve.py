@@ -126,6 +126,8 @@ def test_an_environment_with_another_version_of_what_mlflow_imports(
         ("trees", {"ENV_MANAGER": "local"}, r"models:/trees/1 needs the module lightgbm, which neither"),
         ("line", {"ENV_MANAGER": "conda"}, r"MLFLOW_DEPLOY_ENV_MANAGER is 'conda': set it to uv or local"),
         ("line", {"WORKERS": "none"}, r"MLFLOW_DEPLOY_WORKERS is 'none': set it to a number of at least 1"),
+        ("line", {"WORKERS": "nan"}, r"MLFLOW_DEPLOY_WORKERS is 'nan': set it to a number of at least 1"),
+        ("line", {"PORT": "99999"}, r"port 99999 of \S+ cannot be opened: "),
         ("line", {"PATIENCE": "1"}, r"it has not answered within 1 s"),
         ("line", {"FOLLOW": "yes"}, r"models:/line has no alias to follow"),
         ("line@a", {"FOLLOW": "yes"}, r"set MLFLOW_TRACKING_URI to a server's http:// address"),
