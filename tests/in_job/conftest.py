@@ -234,6 +234,7 @@ class S3:
 
 
 MakePlace = Callable[..., Place]
+Migrated = Callable[[Database, str], str]
 
 
 @pytest.fixture(scope="session")
@@ -248,6 +249,32 @@ def place(warm: Warm, tmp_path: Path) -> MakePlace:
 
     def make(name: str = "volume", uri: str = "", destination: str | Path = "", **env: str) -> Place:
         return Place(warm, tmp_path / name, uri, destination, **env)
+
+    return make
+
+
+PREPARE = """
+import os
+from in_job import database_server, location
+database_server.prepare_sql(location.sql_uri(os.environ["URI"]), 60)
+"""
+
+
+@pytest.fixture(scope="session")
+def migrated(warm: Warm) -> Migrated:
+    """Makes a database with the tables of today in a server, and returns its URI.
+
+    Sixty migrations take seconds: they are done once for each server, and copied.
+    """
+    done: set[int] = set()
+
+    def make(server: Database, name: str) -> str:
+        if server.port not in done:
+            server.create("mlflow_migrated")
+            warm.python(PREPARE, URI=server.uri("mlflow_migrated"))
+            done.add(server.port)
+        server.create(name, "mlflow_migrated")
+        return server.uri(name)
 
     return make
 

@@ -309,8 +309,7 @@ def look(store: Place) -> object:
 
 def old_place(warm: Warm, folder: Path, server: Database, name: str) -> Place:
     """Make a database with the data of MLflow 2.1.1 in a server."""
-    extra = ("", "postgres") if server.scheme == "postgresql" else (" CHARACTER SET utf8mb4",)
-    server.execute(f"CREATE DATABASE {name}{extra[0]}", *extra[1:])
+    server.create(name)
     store = Place(warm, folder, server.uri(name))
     first = old_database(folder / "old.db")
     warm.python(OLD_SCHEMA, **store.env, OLD=str(first), REVISION=OLD_REVISION)

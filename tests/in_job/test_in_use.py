@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import MakePlace
+from .conftest import MakePlace, Migrated
 from .harness import SCRIPTS, Database, Server, StartServer, descendants, mlflow_python, wait_for
 from .places import Place
 
@@ -24,16 +24,11 @@ DOTFILE = "?vfs=unix-dotfile&uri=true"
 
 
 @pytest.fixture(params=KINDS)
-def store(request: pytest.FixtureRequest, place: MakePlace, tmp_path: Path, template: Path) -> Place:
+def store(request: pytest.FixtureRequest, place: MakePlace, migrated: Migrated, template: Path) -> Place:
     """A store of each kind, ready for a server."""
     kind = request.param
     if kind in ("postgresql", "mariadb"):
-        database: Database = request.getfixturevalue(kind)
-        name = f"mlflow_in_use_{next(NUMBERS)}"
-        # MariaDB's own default is latin1, of which a server warns
-        words = ("", "postgres") if kind == "postgresql" else (" CHARACTER SET utf8mb4",)
-        database.execute(f"CREATE DATABASE {name}{words[0]}", *words[1:])
-        return place(uri=database.uri(name))
+        return place(uri=migrated(request.getfixturevalue(kind), f"mlflow_in_use_{next(NUMBERS)}"))
     made = place()
     if kind == "file":
         (made.folder / "mlruns").mkdir()
@@ -94,9 +89,7 @@ def test_a_task_that_changes_the_store_is_alone_with_it(
     assert "error" not in restoring.result or "no runs" in restoring.result["error"], restoring.said
 
 
-def test_no_server_starts_beside_a_task(store: Place, serve: Callable[..., Server], tmp_path: Path) -> None:
-    if "mlruns" not in store.uri:
-        serve(store).wait_until_up().stop()  # makes the tables
+def test_no_server_starts_beside_a_task(store: Place, serve: Callable[..., Server]) -> None:
     hold = """
 import time
 from in_job import store_job
@@ -175,10 +168,9 @@ def test_a_database_that_is_away_for_longer_is_held_again(postgresql: Database, 
 
 
 def test_a_lost_connection_is_made_anew(
-    postgresql: Database, place: MakePlace, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+    postgresql: Database, place: MakePlace, migrated: Migrated, serve: Callable[..., Server]
 ) -> None:
-    postgresql.execute("CREATE DATABASE mlflow_lost", "postgres")
-    store = place(uri=postgresql.uri("mlflow_lost"))
+    store = place(uri=migrated(postgresql, "mlflow_lost"))
     server = serve(store).wait_until_up()
     held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 5079"
     assert postgresql.execute(held, "mlflow_lost") == "1"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import S3, MakePlace
+from .conftest import S3, MakePlace, Migrated
 from .harness import Database
 from .places import Place, tree
 
@@ -43,16 +43,14 @@ for name in ("guarded", "plain"):
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mysql"])
 def test_a_refusal_leaves_its_experiment_whole_and_ends_nothing_else(
-    kind: str, place: MakePlace, template: Path, request: pytest.FixtureRequest
+    kind: str, place: MakePlace, template: Path, migrated: Migrated, request: pytest.FixtureRequest
 ) -> None:
     store = place()
     if kind == "sqlite":
         shutil.copyfile(template, store.path)
     else:
         server: Database = request.getfixturevalue({"mysql": "mariadb"}.get(kind, kind))
-        extra = ("", "postgres") if kind == "postgresql" else (" CHARACTER SET utf8mb4",)
-        server.execute(f"CREATE DATABASE mlflow_guarded{extra[0]}", *extra[1:])
-        store = Place(store.warm, store.folder, server.uri("mlflow_guarded"))
+        store = Place(store.warm, store.folder, migrated(server, "mlflow_guarded"))
     experiment, run = store.warm.python(GUARDED, **store.env).split()[-2:]
     files = store.folder / "artifacts"
     (files / experiment / run / "artifacts").mkdir(parents=True)
