@@ -13,8 +13,9 @@ import yarl
 from common import console
 from common.console import UNCHANGED, Failure, Problem, say
 from copying.installation import path_of
+from flow.opening import open_flow
 from flow.store_task import Task
-from flow.workspace import Flow, open_flow
+from flow.workspace import Flow
 from settings import problems
 from settings.layers import Settings
 from settings.variables import yes

@@ -12,8 +12,8 @@ from settings.layers import Settings, load
 
 
 async def _check(settings: Settings) -> None:
+    from flow.opening import open_flow  # the SDK takes long to import, and the checks above do without
     from flow.platform_check import check_clash, check_submission, check_tools
-    from flow.workspace import open_flow  # the SDK takes long to import, and the checks above do without
 
     try:
         async with open_flow(settings) as flow:

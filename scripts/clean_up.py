@@ -7,8 +7,8 @@ import os
 
 from common import console
 from common.console import UNCHANGED, Failure, Problem, format_duration, parse_duration, say
+from flow.opening import open_flow
 from flow.store_task import Task
-from flow.workspace import open_flow
 from settings import problems
 from settings.layers import Settings
 from settings.variables import yes

@@ -16,10 +16,11 @@ from copying import edits
 from flow import credentials, deployments, drift, server
 from flow.deployments import State
 from flow.neuro_flow import HeldRun
+from flow.opening import open_flow
 from flow.platform_check import check_clash
 from flow.registry import Model, Registry
 from flow.submission import Submission, inputs_of_deployment
-from flow.workspace import Flow, Job, lengthen, open_flow, require_job
+from flow.workspace import Flow, Job, lengthen, require_job
 from settings import access, problems
 from settings.layers import Settings, redact
 from settings.problems import is_expression

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta, timezone
 from common import console
 from common.console import Failure, complain, format_duration, say
 from flow import deployments
+from flow.opening import open_flow
 from flow.registry import Registry
-from flow.workspace import Flow, Job, age, open_flow, state_of, time_left
+from flow.workspace import Flow, Job, age, state_of, time_left
 from settings import problems
 from settings.layers import Settings
 

@@ -7,7 +7,7 @@ import asyncio
 from common import console
 from common.console import UNCHANGED, say
 from flow import server
-from flow.workspace import open_flow
+from flow.opening import open_flow
 from settings import problems
 from settings.layers import Settings
 from settings.variables import yes

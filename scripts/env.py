@@ -7,7 +7,8 @@ import asyncio
 from common import console
 from common.console import say
 from flow import server
-from flow.workspace import open_flow, require_job
+from flow.opening import open_flow
+from flow.workspace import require_job
 from settings import problems
 from settings.layers import Settings
 

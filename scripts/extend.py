@@ -7,7 +7,8 @@ import os
 
 from common import console
 from common.console import UNCHANGED, Failure, Problem, format_duration, parse_duration, say
-from flow.workspace import lengthen, open_flow, require_job, time_left
+from flow.opening import open_flow
+from flow.workspace import lengthen, require_job, time_left
 from settings import problems
 from settings.layers import Settings
 from settings.variables import MAKE, yes

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from common import console
 from common.console import say
 from common.waits import ended
-from flow.workspace import open_flow, require_job, state_of
+from flow.opening import open_flow
+from flow.workspace import require_job, state_of
 from settings import problems
 from settings.layers import Settings
 from settings.variables import yes

@@ -8,7 +8,8 @@ import webbrowser
 from common import console
 from common.console import Failure, Problem
 from flow import server
-from flow.workspace import open_flow, require_job
+from flow.opening import open_flow
+from flow.workspace import require_job
 from settings import problems
 from settings.layers import Settings
 from settings.variables import yes

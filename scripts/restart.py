@@ -6,8 +6,8 @@ import asyncio
 
 from common import console
 from flow import server
+from flow.opening import open_flow
 from flow.store_guard import require_same_store
-from flow.workspace import open_flow
 from settings import problems
 from settings.layers import Settings
 from settings.variables import yes

@@ -9,7 +9,8 @@ from common.console import MISTAKE, format_duration
 from flow import server
 from flow.backups import age_of_newest
 from flow.drift import drift, is_ours
-from flow.workspace import Flow, Job, age, open_flow, state_of, time_left
+from flow.opening import open_flow
+from flow.workspace import Flow, Job, age, state_of, time_left
 from settings import problems
 from settings.layers import Settings
 

@@ -8,7 +8,7 @@ import os
 from common import console
 from common.console import UNCHANGED, Failure, Problem, say
 from flow import deployments, registry
-from flow.workspace import open_flow
+from flow.opening import open_flow
 from settings import problems
 from settings.layers import Settings
 from settings.variables import yes

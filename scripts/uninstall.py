@@ -138,7 +138,7 @@ class Removal:
 async def running(settings: Settings) -> list[Problem]:
     """Return a warning for each server of this repository that runs, or might run."""
     from flow import server  # the SDK takes long to import
-    from flow.workspace import open_flow
+    from flow.opening import open_flow
 
     found = []
     chosen = settings.toolkit["platform"]

@@ -13,12 +13,14 @@ from common.console import UNCHANGED, Failure, Problem, complain, format_duratio
 from common.waits import ended
 from flow import server
 from flow.drift import drift, is_ours
+from flow.logs import last_words
 from flow.neuro_flow import HeldRun
+from flow.opening import open_flow
 from flow.platform_check import check_clash, check_submission
 from flow.store_guard import remember, require_same_store
 from flow.store_task import require_no_task
 from flow.submission import inputs
-from flow.workspace import Flow, Job, last_words, open_flow, state_of
+from flow.workspace import Flow, Job, state_of
 from settings import problems
 from settings.layers import Settings, redact
 from settings.variables import yes

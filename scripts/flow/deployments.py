@@ -18,10 +18,11 @@ from common import console
 from common.console import Failure, Problem, format_duration
 from common.lazy import lazily
 from flow import neuro_flow, registry, server
+from flow.logs import last_words
 from flow.neuro_flow import HeldRun
 from flow.platform_check import check_deployment
 from flow.submission import Submission
-from flow.workspace import Flow, Job, last_words, state_of, time_left
+from flow.workspace import Flow, Job, state_of, time_left
 from settings.action import compose, find
 from settings.layers import redact
 from settings.live import MODEL_CALL, live_file, server_jobs

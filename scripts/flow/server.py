@@ -15,8 +15,9 @@ from common.lazy import lazily
 from flow import credentials
 from flow.credentials import Credentials
 from flow.drift import is_ours
+from flow.logs import WORDS
 from flow.submission import unescaped
-from flow.workspace import WORDS, Flow, Job, time_left
+from flow.workspace import Flow, Job, time_left
 from settings import access
 from settings.layers import redact
 

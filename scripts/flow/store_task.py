@@ -23,11 +23,12 @@ from common import console
 from common.console import Failure, Problem, format_duration, one_line, say
 from common.lazy import lazily
 from flow import program
+from flow.logs import WORDS, last_words
 from flow.platform_check import check_submission
 from flow.references import volumes_of
 from flow.store_guard import require_same_store
 from flow.submission import Submission, escaped
-from flow.workspace import WORDS, Flow, Job, last_words, state_of, tags
+from flow.workspace import Flow, Job, state_of, tags
 from settings.layers import redact
 from settings.values import one_slash, sqlite_path
 

@@ -1,23 +1,22 @@
-"""The workspace's flow on a platform: its server's job, found, watched and stopped."""
+"""The workspace's flow on a platform: its jobs, found, lengthened and stopped."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
-import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import console
-from common.console import UNREACHABLE, Failure, Problem, one_line, say
+from common.console import Failure, Problem, one_line, say
 from common.lazy import lazily
-from common.waits import ended, within
+from common.waits import ended
 from flow import neuro_flow
-from flow.login import VENV_BIN, Login, log_in
+from flow.login import Login
+from flow.logs import Logs
 from flow.neuro_flow import HeldRun
 from flow.submission import Submission
 from settings import action
@@ -25,61 +24,15 @@ from settings.layers import Settings, redact
 from settings.live import flow_dir, live_file, project_file
 
 if TYPE_CHECKING:
-    import aiohttp
     import apolo_sdk
     import yarl
 
     Job = apolo_sdk.JobDescription
 else:
-    aiohttp, apolo_sdk, Job = lazily("aiohttp"), lazily("apolo_sdk"), object
+    apolo_sdk, Job = lazily("apolo_sdk"), object
 
-CONNECT_TIMEOUT = 12
-"""Seconds for the first answer of the platform: `make` has to say so within 15 that there is none."""
-FIRST_LINES, MORE_LINES = 15.0, 2.0
-"""Seconds for the first piece of a log, and for each further one: what is there has been read then."""
 GONE_WAIT = 60.0
 """Seconds that the processes of a job have to end: the platform gives them 30, and looks now and then."""
-WORDS = "mlflow-server: "
-"""What the lines of our own in the log of a job begin with, as in scripts/in_job."""
-LOG_LAG = 15.0
-"""Seconds by which the log of an ended job may lag behind its end."""
-
-
-@contextlib.contextmanager
-def platform_errors(settings: Settings) -> Iterator[None]:
-    """Turn what the SDK raises into one line: exit code 2 where there is no login or no platform, else 1."""
-    local = f"make mlflow-{settings.target or 'up'} MLFLOW_PLATFORM=local"
-    again = f"`{VENV_BIN}/neuro login` logs in; `{local}` needs no login"
-    try:
-        yield
-    except apolo_sdk.ConfigError as error:
-        absent = re.search("does not exist|not a regular file", str(error))
-        reason = "not logged in to the platform" if absent else f"no login: {error}"
-        raise Failure(Problem(reason, again), code=UNREACHABLE) from None
-    except apolo_sdk.AuthError as error:
-        reason = f"the platform refuses the login: {one_line(str(error))}"
-        raise Failure(Problem(reason, again), code=UNREACHABLE) from None
-    except (
-        aiohttp.ClientError,
-        asyncio.TimeoutError,
-        ConnectionError,
-        apolo_sdk.BadGateway,
-        apolo_sdk.ServerNotAvailable,
-    ) as error:
-        reason = one_line(str(error)) or f"no answer in {CONNECT_TIMEOUT} s"
-        fix = "check the network; run the same command again"
-        raise Failure(
-            Problem(f"the platform cannot be reached: {reason}", fix, settings.platform), code=UNREACHABLE
-        ) from None
-    except (
-        apolo_sdk.IllegalArgumentError,
-        apolo_sdk.ResourceNotFound,
-        apolo_sdk.ClientError,
-        apolo_sdk.NDJSONError,
-    ) as error:
-        reason = redact(one_line(str(error))[:1000]) or type(error).__name__
-        fix = "correct what it names; where it names nothing of yours, run the same command again"
-        raise Failure(Problem(f"the platform refuses that: {reason}", fix, settings.platform)) from None
 
 
 def tags(job: str) -> set[str]:
@@ -109,7 +62,7 @@ def state_of(job: Job) -> str:
     return redact(one_line(" ".join(filter(None, words))))
 
 
-class Flow:
+class Flow(Logs):
     """The workspace's flow on the chosen platform."""
 
     def __init__(self, settings: Settings, login: Login, client: apolo_sdk.Client) -> None:
@@ -238,70 +191,6 @@ class Flow:
         finally:
             await ended(reading)
 
-    async def log(self, job: Job, *, follow: bool) -> AsyncIterator[bytes]:
-        """Yield a job's log; without `follow` only what is there.
-
-        The platform ends the stream only with the job, so what is there has been read when it pauses.
-        """
-        wait = None if follow or job.status.is_finished else FIRST_LINES
-        mark = f"mlflow {uuid.uuid4().hex}"  # stands between the kept log and the live one, not of the job
-        line = re.compile(mark.encode() + rb"\n?")
-        stream = self.client.jobs.monitor(job.id, cluster_name=job.cluster_name, separator=mark)
-        async with stream as chunks:
-            iterator = chunks.__aiter__()
-            with contextlib.suppress(asyncio.TimeoutError, StopAsyncIteration):
-                while True:
-                    chunk = await within(wait, iterator.__anext__())
-                    wait = wait and MORE_LINES
-                    yield line.sub(b"", chunk)
-
-    async def lines(self, job: Job) -> AsyncIterator[str]:
-        """Yield the lines of a job's log as they come, without blanks around them, until the job ends."""
-        rest = b""
-        async for chunk in self.log(job, follow=True):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                yield line.decode(errors="replace").strip()
-
-    async def log_tail(self, job: Job, lines: int = 15) -> str:
-        """Return the last lines of a job's log.
-
-        Those of an ended job may not be there yet: they are read again until its description's last line,
-        which the platform takes from the job itself, is among them, or shown from the description.
-        """
-        said = [line.strip() for line in (job.history.description or "").splitlines() if line.strip()]
-        deadline = time.monotonic() + LOG_LAG
-        while True:
-            read = await self.read_log(job)
-            missing = job.status.is_finished and (said[-1] not in read if said else not read.strip())
-            if not missing or time.monotonic() > deadline:
-                break
-            await asyncio.sleep(1)
-        text = "\n".join(said) if missing and len(said) > 1 else read
-        return "\n".join(redact(text).splitlines()[-lines:])
-
-    async def read_log(self, job: Job) -> str:
-        """Return the end of a job's log, as far as it is there."""
-        data = b""
-        with contextlib.suppress(aiohttp.ClientError, apolo_sdk.ClientError, ValueError):
-            async for chunk in self.log(job, follow=False):
-                data = (data + chunk)[-100_000:]
-        return data.decode(errors="replace")
-
-
-def last_words(log: str) -> str:
-    """Return the reason that the end of a log gives, "" for none: its last error, else our own last line.
-
-    Ours are no reason where they point to those of others, or say what the server has begun with.
-    """
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    lines = [line for line in lines if not re.match(rf"{WORDS}(MLflow \d|.*see (its words )?above$)", line)]
-    own = [number for number, line in enumerate(lines) if line.startswith(WORDS)]
-    after = lines[own[-1] + 1 :] if own else lines
-    errors = [line for line in after if re.search("error|exception|cannot|fail|refused|killed", line, re.I)]
-    found = errors or [lines[number] for number in own] or lines or [""]
-    return found[-1].removeprefix(WORDS).removeprefix("error: ")[:500]
-
 
 def require_job(flow: Flow) -> Job:
     """Return the active server job.
@@ -337,55 +226,3 @@ async def lengthen(flow: Flow, job: Job, seconds: int, what: str, source: str) -
         reason = redact(one_line(str(error)))
         refused = f"{what}, which the platform refuses for job {job.id}: {reason}"
         raise Failure(Problem(refused, "choose another one", source)) from None
-
-
-async def connected(login: Login) -> apolo_sdk.Client:
-    """Return a client of the platform, which has to be closed."""
-    getting = asyncio.ensure_future(apolo_sdk.get(path=login.config))
-    try:
-        return await within(CONNECT_TIMEOUT, getting)
-    except asyncio.CancelledError:
-        if not getting.cancelled() and not getting.exception():
-            await getting.result().close()
-        raise
-
-
-@contextlib.asynccontextmanager
-async def open_flow(
-    settings: Settings, *, will_run: bool = False, will_start: str = ""
-) -> AsyncIterator[Flow]:
-    """Yield the flow, connected; ends the embedded platform again when no job is left on it.
-
-    The run of the job `will_start` begins meanwhile, as `Flow.held`; the server's is evaluated, too.
-
-    Raises:
-        Failure: there is no login, or the platform does not answer.
-    """
-    login = log_in(settings, will_run=will_run)
-    idle = False
-    held = None
-    try:
-        if will_start:
-            held = HeldRun(settings, login, will_start)
-            await held.begin()
-            if will_start == settings.job:
-                await held.evaluate()
-        with platform_errors(settings):
-            client = await connected(login)
-            try:
-                flow = Flow(settings, login, client)
-                if not flow.project:
-                    fix = f"`{login.apolo_typed} config switch-project NAME`, or project_name in project.yml"
-                    raise Failure(Problem("no project of the platform is chosen", fix))
-                flow.held = held
-                flow.job = await within(CONNECT_TIMEOUT, flow.find())
-                try:
-                    yield flow
-                finally:
-                    idle = login.is_last_user() and not await flow.has_active_jobs()
-            finally:
-                await client.close()
-    finally:
-        if held:
-            await held.close()
-        login.release(idle)

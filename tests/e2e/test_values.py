@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from flow import submission, workspace
+from flow import opening, submission
 from local_platform.substitution import substitute
 from settings import layers
 
@@ -41,7 +41,7 @@ def submitted(patch: pytest.MonkeyPatch) -> dict[str, str]:
     async def evaluate() -> dict[str, str]:
         found = layers.load()
         assert all(problem.warning for problem in found.problems)
-        async with workspace.open_flow(found) as opened, opened.rendered():
+        async with opening.open_flow(found) as opened, opened.rendered():
             return (await opened.evaluate()).env
 
     read = asyncio.run(evaluate())

@@ -14,11 +14,12 @@ from apolo_sdk import JobStatus
 
 import deploy
 from common.console import Failure
-from flow import platform_check, references, store_task, workspace
+from flow import logs, platform_check, references, store_task
 from flow.drift import of_job, of_submission
+from flow.opening import platform_errors
 from flow.store_guard import require_same_store
 from flow.submission import Submission
-from flow.workspace import Flow, platform_errors, state_of
+from flow.workspace import Flow, state_of
 from in_job import keeper
 from settings import layers
 
@@ -335,7 +336,7 @@ async def test_the_log_of_an_ended_job_is_read_until_it_is_there(platform: Platf
 async def test_the_description_stands_in_for_a_log(
     platform: Platform, flow: Flow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workspace, "LOG_LAG", 0)
+    monkeypatch.setattr(logs, "LOG_LAG", 0)
     platform.logs = [[b"one\n"]]
     assert await _tail(platform, flow, "two\npostgresql://me:secret@h/d") == "two\npostgresql://me:***@h/d"
 

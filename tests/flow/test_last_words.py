@@ -13,8 +13,8 @@ from apolo_sdk import JobStatus
 
 import up
 from common.console import Failure
+from flow.logs import last_words
 from flow.store_task import Task
-from flow.workspace import last_words
 from in_job import store_job
 from in_job.words import Problem
 
