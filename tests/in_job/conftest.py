@@ -266,13 +266,12 @@ def migrated(warm: Warm) -> Migrated:
 
     Sixty migrations take seconds: they are done once for each server, and copied.
     """
-    done: set[int] = set()
 
     def make(server: Database, name: str) -> str:
-        if server.port not in done:
+        if "mlflow_migrated" not in server.templates:
             server.create("mlflow_migrated")
             warm.python(PREPARE, URI=server.uri("mlflow_migrated"))
-            done.add(server.port)
+            server.templates.add("mlflow_migrated")
         server.create(name, "mlflow_migrated")
         return server.uri(name)
 

@@ -255,6 +255,8 @@ class Database:
 
     def __init__(self, scheme: str, port: int, execute: Callable[..., str]) -> None:
         self.scheme, self.port, self.execute = scheme, port, execute
+        self.templates: set[str] = set()
+        """Databases of which tests take copies, so far."""
 
     def create(self, name: str, template: str = "") -> None:
         """Make a database, empty or a copy of another that nobody is connected to."""

@@ -309,12 +309,14 @@ def look(store: Place) -> object:
 
 def old_place(warm: Warm, folder: Path, server: Database, name: str) -> Place:
     """Make a database with the data of MLflow 2.1.1 in a server."""
-    server.create(name)
-    store = Place(warm, folder, server.uri(name))
-    first = old_database(folder / "old.db")
-    warm.python(OLD_SCHEMA, **store.env, OLD=str(first), REVISION=OLD_REVISION)
-    first.unlink()
-    return store
+    if "mlflow_old" not in server.templates:
+        server.create("mlflow_old")
+        uri, first = server.uri("mlflow_old"), old_database(folder / "old.db")
+        warm.python(OLD_SCHEMA, MLFLOW_BACKEND_STORE_URI=uri, OLD=str(first), REVISION=OLD_REVISION)
+        first.unlink()
+        server.templates.add("mlflow_old")
+    server.create(name, "mlflow_old")
+    return Place(warm, folder, server.uri(name))
 
 
 def with_backup(place: Place, backup: Path, name: str = "backup.zip") -> str:
