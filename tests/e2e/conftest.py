@@ -41,6 +41,8 @@ class Clone:
                 assert (made / "stamp").exists(), f"{made} is missing: bash dev/setup.sh makes it"
                 (self.path / ".mlflow" / venv).symlink_to(made)
         self.state = self.path / ".mlflow/local"
+        self.url = ""
+        """The server's address when it was last asked for."""
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
         kept |= {
             name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_", "SSL_"))
@@ -97,7 +99,8 @@ class Clone:
     def up(self, *words: str) -> str:
         """Start the server on the local platform and return its address."""
         out, _ = self.local("mlflow-up", *words)
-        return out.splitlines()[0].rpartition(" ")[2]
+        self.url = out.splitlines()[0].rpartition(" ")[2]
+        return self.url
 
     def python(self, code: str, *arguments: str, **env: str) -> str:
         """Run code with the Python of the MLflow environment, and return what it printed."""

@@ -11,6 +11,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ import yaml
 from local_platform import client
 from tests.conftest import ROOT
 from tests.copying.project import call
+from tests.in_job.conftest import warm  # noqa: F401 - a fixture
+from tests.in_job.places import Warm
 from tests.local_platform.harness import QUERY
 
 from .conftest import Clone
@@ -72,10 +75,20 @@ def flow(clone: Clone, *words: str) -> str:
     return run.stdout
 
 
-def log(clone: Clone, name: str, factor: int = 1, *, broken: bool = False) -> None:
-    """Register a version of a model that multiplies, or of one that cannot be loaded."""
-    code = LOG.format(name=name, factor=factor, broken=broken)
-    clone.python(code, MLFLOW_TRACKING_URI=clone.up())
+Log = Callable[..., None]
+
+
+@pytest.fixture
+def log(clone: Clone, warm: Warm) -> Log:  # noqa: F811
+    """Registers a version of a model that multiplies, or of one that cannot be loaded; and names it."""
+
+    def run(name: str, factor: int = 1, *, broken: bool = False, alias: int = 0) -> None:
+        code = LOG.format(name=name, factor=factor, broken=broken)
+        if alias:
+            code += f"mlflow.MlflowClient().set_registered_model_alias({name!r}, 'champion', {alias})\n"
+        warm.python(code, MLFLOW_TRACKING_URI=clone.url)
+
+    return run
 
 
 def curl(clone: Clone, out: str) -> object:
@@ -129,7 +142,7 @@ def test_from_training_to_curl(clone: Clone) -> None:
     assert re.match(r"iris version 1 answers after \d+s: http://127\.0\.0\.1:\d+$", out.splitlines()[0])
     body = re.search(r"-d '(.*?)' ", out)
     assert body
-    expected = clone.python(PREDICT, "models:/iris/1", body[1], MLFLOW_TRACKING_URI=clone.up())
+    expected = clone.python(PREDICT, "models:/iris/1", body[1], MLFLOW_TRACKING_URI=clone.url)
     assert curl(clone, out) == json.loads(expected)
     code = out.partition("  in Python:\n")[2]
     assert json.loads(clone.python(code).replace("'", '"'))["predictions"] == json.loads(expected)
@@ -186,13 +199,15 @@ def test_what_the_registry_does_not_have(clone: Clone) -> None:
     assert re.search("make command line: preset is 'huge'; this cluster has ", err)
 
 
-def test_a_version_that_never_answers_leaves_the_old_one_and_a_good_one_takes_over(clone: Clone) -> None:
+def test_a_version_that_never_answers_leaves_the_old_one_and_a_good_one_takes_over(
+    clone: Clone, log: Log
+) -> None:
     name = "Zwei mal größer"
     others = {model: cells[0] for model, cells in rows(clone).items()}
-    log(clone, name, 2)
+    log(name, 2)
     first, _ = clone.local("mlflow-deploy", f"MODEL={name}")
     assert curl(clone, first) == [2.0, 4.0]
-    log(clone, name, broken=True)
+    log(name, broken=True)
     _, err = clone.local("mlflow-deploy", f"MODEL={name}", code=1)
     assert "no weights in the attic" in err
     assert f"{name} version 2 never answered" in err
@@ -200,7 +215,7 @@ def test_a_version_that_never_answers_leaves_the_old_one_and_a_good_one_takes_ov
     assert ask(address(first), 4.0) == (200, '{"predictions": [8.0]}')
     assert [cells[0] for model, cells in rows(clone).items() if model == name] == ["1"]
 
-    log(clone, name, 3)
+    log(name, 3)
     assert rows(clone)[name][-1] == "3"
     third, err = clone.local("mlflow-deploy", f"MODEL={name}", "MLFLOW_DEPLOY_HTTP_AUTH=yes")
     assert "model: models:/Zwei mal größer/1 → models:/Zwei mal größer/3" in err
@@ -251,7 +266,7 @@ def test_the_way_of_the_page_that_keeps_a_path(clone: Clone) -> None:
     fit = "model = LinearRegression().fit([[0], [1]], [5, 7])\n"
     train = f"from sklearn.linear_model import LinearRegression\n{fit}"
     show = "print(client.search_model_versions(\"name='iris'\", order_by=['version_number DESC'])[0].source)"
-    source = clone.python(train + code + show, MLFLOW_TRACKING_URI=clone.up()).splitlines()[-1]
+    source = clone.python(train + code + show, MLFLOW_TRACKING_URI=clone.url).splitlines()[-1]
     assert re.fullmatch(r"mlflow-artifacts:/0/\w{32}/artifacts/model", source)
     out, _ = clone.local("mlflow-deploy", "MODEL=iris", MLFLOW_DRY_RUN="yes")
     version = re.findall(r"model +models:/iris/(\d+)", out)[0]
@@ -261,16 +276,9 @@ def test_the_way_of_the_page_that_keeps_a_path(clone: Clone) -> None:
     assert curl(clone, out) == pytest.approx([5.0])
 
 
-def alias(clone: Clone, name: str, version: int) -> None:
-    """Move the alias `champion` of a model to a version."""
-    code = f"import mlflow; mlflow.MlflowClient().set_registered_model_alias({name!r}, 'champion', {version})"
-    clone.python(code, MLFLOW_TRACKING_URI=clone.up())
-
-
-def test_an_alias_is_followed_and_a_life_span_ends(clone: Clone) -> None:
-    log(clone, "brief", 2)
-    log(clone, "followed", 2)
-    alias(clone, "followed", 1)
+def test_an_alias_is_followed_and_a_life_span_ends(clone: Clone, log: Log) -> None:
+    log("brief", 2)
+    log("followed", 2, alias=1)
     one = "MLFLOW_DEPLOY_WORKERS=1"
     brief, _ = clone.local("mlflow-deploy", "MODEL=brief", "MLFLOW_DEPLOY_LIFE_SPAN=60s", one)
     assert curl(clone, brief) == [2.0, 4.0]
@@ -278,8 +286,7 @@ def test_an_alias_is_followed_and_a_life_span_ends(clone: Clone) -> None:
     out, _ = clone.local("mlflow-deploy", "MODEL=followed@champion", "FOLLOW=yes", often, one)
     assert re.match(r"followed version 1 answers after \d+s, and follows @champion: ", out)
     assert rows(clone)["followed"][:2] == ["1 (@champion)", "serving"]
-    log(clone, "followed", 3)
-    alias(clone, "followed", 2)
+    log("followed", 3, alias=2)
     deadline, answers = time.monotonic() + 120, {8.0}
     while 12.0 not in answers and time.monotonic() < deadline:
         status, text = ask(address(out), 4.0)
