@@ -5,6 +5,7 @@ that runs it, the leader of a process group of its own; when it has ended, its e
 OUT.code.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -60,6 +61,8 @@ if __name__ == "__main__":
     for module in sys.argv[1:]:
         importlib.import_module(module)
     assert threading.active_count() == 1, threading.enumerate()
+    gc.collect()
+    gc.freeze()  # else each fork copies the memory in which collections mark what was imported
     os.dup2(1, 3)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     os.write(3, b"ready\n")
