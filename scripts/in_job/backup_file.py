@@ -22,7 +22,7 @@ from contextlib import closing, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from in_job import companions, schema
+from in_job import companions, durable, schema
 from in_job.content import check_sqlite, snapshot
 from in_job.counts import Counts, count, in_words, prompts
 from in_job.installed import mlflow_version
@@ -141,7 +141,7 @@ def write_backup(store: Store, folder: Path, kind: str, artifacts: bool) -> dict
         size = part.stat().st_size
         names = (f"{stem}{number}.zip" for number in ("", *range(-2, -99, -1)))
         name = next(name for name in names if not (folder / name).exists())
-        part.replace(folder / name)
+        durable.replace(part, folder / name)
     finally:
         part.unlink(missing_ok=True)
     say(f"backup {folder / name}: {said}{held}")

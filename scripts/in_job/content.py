@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from in_job import sqlite
+from in_job import durable, sqlite
 from in_job.counts import count, in_words
 from in_job.location import sqlite_file
 from in_job.schema import create_schema
@@ -93,13 +92,10 @@ def replace_sqlite(path: Path, work: Path) -> None:
     """Put a SQLite file into the place of a damaged one, and its logs away: they belong to that."""
     new = path.with_name(f".{path.name}.part")
     try:
-        with work.open("rb") as source, new.open("wb") as target:
-            shutil.copyfileobj(source, target)
-            target.flush()
-            os.fsync(target.fileno())
+        durable.copy(work, new)
         for suffix in ("-wal", "-shm", "-journal"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
-        new.replace(path)
+        durable.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict
 
+from in_job import durable
 from in_job.location import store_path
 from in_job.queries import change, rows
 from in_job.sql import connect
@@ -67,14 +68,9 @@ def write(uri: str, keys: Keys, replace: bool = True) -> None:
         file = key_file(path)
         part = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
         try:
-            with open(
-                os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-            ) as new:
-                new.write(text)
-                new.flush()
-                os.fsync(new.fileno())
+            durable.write(text, part, 0o600)
             if replace or not file.exists():
-                part.replace(file)
+                durable.replace(part, file)
         finally:
             part.unlink(missing_ok=True)
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import sqlite3
 import tempfile
@@ -13,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from in_job import companions
+from in_job import companions, durable
 from in_job.backup_file import Backup, write_backup
 from in_job.content import put
 from in_job.counts import count, in_words, prompts
@@ -73,11 +72,12 @@ def require_place(store: Store, backup: Backup, *, check: bool) -> None:
         require_current(store, revision)
     elif not check:
         in_child(prepare_sql, store.uri, DATABASE_WAIT)
-    users = [backup.companions[companions.USERS]] if companions.USERS in backup.companions else []
-    if users and not check:
-        in_child(upgrade_users, store.uri)
-    for file in [backup.database, *users]:
-        require_fit(store.uri, file, quiet=check)
+    require_fit(store.uri, backup.database, quiet=check)
+    users = backup.companions.get(companions.USERS)
+    if users:
+        if not check:
+            in_child(upgrade_users, store.uri)
+        require_fit(store.uri, users, quiet=check)
 
 
 def put_all(store: Store, backup: Backup, keep: Path | None = None) -> dict[str, Any]:
@@ -120,5 +120,6 @@ def set_aside(store: Store, folder: Path) -> str:
     for suffix in ("", "-wal", "-shm", "-journal"):
         file = store.path.with_name(store.path.name + suffix)
         if file.exists():
-            shutil.copyfile(file, folder / (name + suffix))
+            durable.copy(file, folder / (name + suffix), 0o600)
+    durable.sync_folder(folder)
     return name

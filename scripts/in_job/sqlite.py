@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import re
-import shutil
 import sqlite3
 import tempfile
 import time
@@ -14,6 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from in_job import durable
 from in_job.location import locate, sqlite_file
 from in_job.schema import SCHEMA_QUERY, UPGRADE_WAIT, is_current, run_upgrade
 from in_job.unfinished import mark_file, refuse_unfinished
@@ -114,13 +113,9 @@ def save_backup(copy: Path, path: Path, revision: str) -> None:
     folder.mkdir(exist_ok=True)
     backup = folder / f"{path.stem}-{revision or 'none'}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
     part = folder / f".{path.stem}.part"  # one name, so that what a crash leaves is overwritten
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC  # for its owner only: it may have users in it
     try:
-        with copy.open("rb") as source, open(os.open(part, flags, 0o600), "wb") as target:
-            shutil.copyfileobj(source, target)
-            target.flush()
-            os.fsync(target.fileno())
-        part.replace(backup)
+        durable.copy(copy, part, 0o600)  # for its owner only: it may have users in it
+        durable.replace(part, backup)
     finally:
         part.unlink(missing_ok=True)
     say(f"{path}: upgrading the schema from {revision or 'one without revision'}; backup: {backup}")

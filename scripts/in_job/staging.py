@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from in_job import durable
 from in_job.backup_file import ARTIFACTS, Backup, checksum
 from in_job.store import Store
 from in_job.words import Problem, Progress
@@ -60,7 +61,8 @@ def stage_artifacts(store: Store, backup: Backup, keep: Path | None) -> None:
                             continue
                     if keep:
                         (keep / inside).parent.mkdir(parents=True, exist_ok=True)
-                        shutil.copyfile(present, keep / inside)
+                        durable.copy(present, keep / inside)
+                        durable.sync_folder((keep / inside).parent)
                 staged.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(ARTIFACTS + inside) as source, staged.open("wb") as target:
                     if checksum(source, target) != expected:

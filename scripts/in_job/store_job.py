@@ -18,6 +18,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from in_job import durable
 from in_job.backup import back_up
 from in_job.backup_file import part_of
 from in_job.clean_up import clean_up
@@ -61,11 +62,8 @@ def hand_over(folder: Path, name: str, result: dict[str, Any]) -> None:
             old.unlink()
     part = folder / f"{name}.part"
     try:
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(result, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(folder / name)
+        durable.write(json.dumps(result), part)
+        durable.replace(part, folder / name)
     finally:
         with suppress(OSError):
             part.unlink()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from pathlib import Path
 
+from in_job import durable
 from in_job.sql import connect, table_names, transaction
 from in_job.words import Problem
 
@@ -40,11 +40,8 @@ class Mark:
         note = json.dumps({"do": what, "backup": backup})
         if self.file:
             part = self.file.with_name(f"{self.file.name}.part")
-            with part.open("w", encoding="utf-8") as file:
-                file.write(note)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.file)
+            durable.write(note, part)
+            durable.replace(part, self.file)
             return
         text = importlib.import_module("sqlalchemy").text
         with transaction(self.uri, "READ COMMITTED") as session:
