@@ -42,10 +42,15 @@ def neighbours(store: Store) -> list[Path]:
     return [file for file in found.values() if file.is_file() and is_of_mlflow(file)]
 
 
+def uri_of(file: Path) -> str:
+    """Return a URI of a SQLite file, whose name may have a `?` or `%` in it."""
+    return f"sqlite:///file:{quote(str(file))}?uri=true"
+
+
 def is_of_mlflow(file: Path) -> bool:
     """Tell whether a file is an MLflow database in SQLite; Problem where that cannot be seen."""
     try:
-        return bool(rows(f"sqlite:///{file}", "SELECT count(*) FROM experiments"))
+        return bool(rows(uri_of(file), "SELECT count(*) FROM experiments"))
     except sqlite3.Error as error:
         if "not a database" in str(error):
             return False
@@ -57,7 +62,7 @@ def all_references(store: Store) -> tuple[set[str], set[str]]:
     ids, paths = references(store, store.uri)
     for file in neighbours(store):
         say(f"what {file} refers to stays as well: move it away once nobody needs it")
-        more, further = references(store, f"sqlite:///{file}")
+        more, further = references(store, uri_of(file))
         ids, paths = ids | more, paths | further
     return ids, paths
 

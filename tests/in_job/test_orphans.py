@@ -164,7 +164,12 @@ def test_artifacts_of_another_store_stay(place: MakePlace, template: Path) -> No
     assert beside.wait() == 0, beside.said
     assert f"what {store.path} refers to stays as well" in beside.said
     assert beside.result["orphaned"]["folders"] == 3
-    store.path.rename(store.folder / "moved away")
+    odd = store.path.rename(store.folder / "of 100%25 & more?.db")
+    beside = store.start("gc", env=env, older_than=0, force=False)
+    assert beside.wait() == 0, beside.said
+    assert f"what {odd} refers to stays as well" in beside.said
+    assert beside.result["orphaned"]["folders"] == 3
+    odd.rename(store.folder / "moved away")
     alone = store.start("gc", env=env, older_than=0, force=True)
     assert alone.wait() == 0, alone.said
     assert "they may be another's: none counts as orphaned" in alone.said

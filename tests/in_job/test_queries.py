@@ -62,6 +62,12 @@ def test_other_files_beside_a_store_are_none_of_mlflows(other: Path) -> None:
     assert orphans.neighbours(store(other.parent)) == [other]
 
 
+@pytest.mark.parametrize("name", ["a?b.db", "100%25.db", "a#b.db", "a b&c.db", "file:x.db"])
+def test_any_name_may_be_a_databases(name: str, other: Path) -> None:
+    found = other.rename(other.with_name(name))
+    assert orphans.neighbours(store(other.parent)) == [found]
+
+
 def test_no_artifact_is_orphaned_while_a_database_beside_cannot_be_read(
     locked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
