@@ -126,6 +126,7 @@ class Session:
     def __init__(self, uri: str) -> None:
         self.uri, self.kind = uri, uri.partition(":")[0].partition("+")[0]
         self.connection, self.lost = connect(uri), False
+        self.taken: set[str] = set()
 
     def take(self, name: str, alone: bool) -> None:
         """Take a lock; BlockingIOError where somebody has it."""
@@ -136,6 +137,7 @@ class Session:
             got = self._take_slots(name, alone)
         if not got:
             raise BlockingIOError("held by another job")
+        self.taken.add(name)
 
     def _take_slots(self, name: str, alone: bool) -> bool:
         slots = range(SLOTS if name == USED else 1)
@@ -156,7 +158,7 @@ class Session:
         return False
 
     def look(self) -> None:
-        """Take the lock again where the connection is lost; end the server where a task has it by then."""
+        """Take the locks again where the connection is lost; end the server where a task has them by then."""
         errors = importlib.import_module("sqlalchemy").exc.SQLAlchemyError
         if not self.lost:
             try:
@@ -172,6 +174,9 @@ class Session:
             except BlockingIOError:
                 say("the store is being changed by a task: this server ends")
                 os.killpg(0, signal.SIGTERM)
+            if FIRST in self.taken:
+                with contextlib.suppress(BlockingIOError):  # another server has come first
+                    self.take(FIRST, alone=True)
             self.lost = False
 
     def _ask(self, expression: str) -> Any:

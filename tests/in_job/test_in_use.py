@@ -172,10 +172,10 @@ def test_a_lost_connection_is_made_anew(
 ) -> None:
     store = place(uri=migrated(postgresql, "mlflow_lost"))
     server = serve(store).wait_until_up()
-    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 5079"
-    assert postgresql.execute(held, "mlflow_lost") == "1"
+    held = "SELECT string_agg(objid::text, ' ' ORDER BY objid) FROM pg_locks WHERE locktype = 'advisory'"
+    assert postgresql.execute(held, "mlflow_lost") == "5079 5080"
     kill = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 5079"
     postgresql.execute(kill, "mlflow_lost")
-    wait_for(lambda: postgresql.execute(held, "mlflow_lost") == "1", "the lock", 60)
+    wait_for(lambda: postgresql.execute(held, "mlflow_lost") == "5079 5080", "the locks", 60)
     assert any("the connection that holds the store is lost" in line for line in server.lines)
     assert server.call("GET", "/version")[0] == 200
