@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
 DATA = Path(__file__).parent / "data"
 MLFLOW_PYTHON = ROOT / ".mlflow" / "venv-mlflow" / "bin" / "python"
+NUMBERS = itertools.count()  # of servers
 OLD_REVISION = "97727af70f4d"  # of MLflow 2.1.1
 API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
@@ -101,7 +103,7 @@ class Server:
         fork: Callable[..., Any] | None = None,
     ) -> None:
         self.port = free_port()
-        self.log = folder / f"server-{self.port}.log"
+        self.log = folder / f"server-{next(NUMBERS)}.log"  # a port may be free once more
         path = f"{MLFLOW_PYTHON.parent}:{os.environ['PATH']}"
         common = {"PATH": path, "HOME": str(folder), "MLFLOW_HOST": "127.0.0.1", **JOB}
         common |= {"MLFLOW_ACTION_MODE": "server", "MLFLOW_PORT": str(self.port)}
