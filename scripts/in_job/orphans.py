@@ -42,15 +42,11 @@ def neighbours(store: Store) -> list[Path]:
     return [file for file in found.values() if file.is_file() and is_of_mlflow(file)]
 
 
-def uri_of(file: Path) -> str:
-    """Return a URI of a SQLite file, whose name may have a `?` or `%` in it."""
-    return f"sqlite:///file:{quote(str(file))}?uri=true"
-
-
 def is_of_mlflow(file: Path) -> bool:
     """Tell whether a file is an MLflow database in SQLite; Problem where that cannot be seen."""
     try:
-        return bool(rows(uri_of(file), "SELECT count(*) FROM experiments"))
+        # A `?` or `%` may be in the name.
+        return bool(rows(f"sqlite:///file:{quote(str(file))}", "SELECT count(*) FROM experiments"))
     except sqlite3.Error as error:
         if "not a database" in str(error):
             return False
@@ -62,19 +58,20 @@ def all_references(store: Store) -> tuple[set[str], set[str]]:
     ids, paths = references(store, store.uri)
     for file in neighbours(store):
         say(f"what {file} refers to stays as well: move it away once nobody needs it")
-        more, further = references(store, uri_of(file))
+        url = importlib.import_module("sqlalchemy.engine").URL.create("sqlite", database=str(file))
+        more, further = references(store, url)  # of a text, SQLAlchemy's versions decode a name differently
         ids, paths = ids | more, paths | further
     return ids, paths
 
 
-def references(store: Store, uri: str) -> tuple[set[str], set[str]]:
+def references(store: Store, uri: Any) -> tuple[set[str], set[str]]:
     """Return all ids that are in any text of a database, and all paths below the artifacts destination."""
     alchemy = importlib.import_module("sqlalchemy")
     places = f"mlflow-artifacts:(?://[^/\\s\"']*)?|(?:file://)?{re.escape(store.destination.rstrip('/'))}"
     path = re.compile(f"(?:{places})(/[^\\s\"']*)")
     ids: set[str] = set()
     paths: set[str] = set()
-    isolation = "SERIALIZABLE" if uri.startswith("sqlite") else "READ COMMITTED"
+    isolation = "SERIALIZABLE" if str(uri).startswith("sqlite") else "READ COMMITTED"
     with transaction(uri, isolation) as session:
         metadata = alchemy.MetaData()
         metadata.reflect(session, only=[name for name in table_names(session) if name not in NUMBERS])

@@ -22,14 +22,12 @@ from tests.conftest import ROOT
 from tests.in_job.harness import MLFLOW_PYTHON, OLD_REVISION, Database, old_database, python_with_mlflow
 
 USED = (
-    *(
-        "in_job.store_job",
-        "mlflow.cli",
-        "mlflow.store.db.utils",
-        "mlflow.store.fs2db",
-        "alembic.command",
-        "boto3",
-    ),
+    "in_job.store_job",
+    "mlflow.cli",
+    "mlflow.store.db.utils",
+    "mlflow.store.fs2db",
+    "alembic.command",
+    "boto3",
     "pymysql",
 )
 STORE_JOB = "import sys; from in_job import store_job; sys.exit(store_job.main())"

@@ -19,7 +19,8 @@ QUERY = "SELECT count(*) FROM experiments"
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
     """A database of MLflow, as little of it as is looked at."""
-    path = tmp_path / "other.db"
+    path = tmp_path / "volume" / "artifacts" / "other.db"  # what is in the folder above is looked at, too
+    path.parent.mkdir(parents=True)
     with closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE experiments (id)")
     return path
