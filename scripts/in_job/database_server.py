@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from in_job.location import DRIVERS
 from in_job.schema import SCHEMA_QUERY, UPGRADE_WAIT, is_current, run_upgrade
+from in_job.sql import take_lock
 from in_job.unfinished import TABLE, refuse_unfinished
 from in_job.waiting import wait
 from in_job.words import Problem, say
@@ -95,23 +96,13 @@ def tell_of_charset(session: Any, where: str) -> None:
 def prepare_sql(uri: str, timeout: float, changing: bool = False) -> None:
     """Wait for a database server, upgrade the schema once; a task that is `changing` it has marked it."""
     alchemy = importlib.import_module("sqlalchemy")
-    kind = urlsplit(uri).scheme.partition("+")[0]
     session, where = reach(uri, timeout)
     with session:
         refuse_unfinished(not changing and alchemy.inspect(session).has_table(TABLE), where)
         if is_current(sql_revision(session), where):
             tell_of_charset(session, where)
             return
-        query = {  # each a lock of this database only, which is freed with the session
-            "postgresql": "SELECT pg_try_advisory_lock(5077)",
-            "mysql": "SELECT GET_LOCK(CONCAT('mlflow schema ', MD5(DATABASE())), 0)",
-        }.get(kind, "SELECT 1")
-
-        def take() -> None:
-            if not session.execute(alchemy.text(query)).scalar():
-                raise OSError("held by another job")
-
-        wait(take, UPGRADE_WAIT, f"another upgrade of the {where}")
+        take_lock(session, 5077, "mlflow schema", UPGRADE_WAIT, f"another upgrade of the {where}")
         found = sql_revision(session)
         if not is_current(found, where):
             say(f"{where}: " + ("creating the schema" if found is None else f"upgrading the schema {found}"))

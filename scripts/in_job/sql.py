@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
+from in_job.waiting import wait
 from in_job.words import Problem
 
 
@@ -40,6 +41,23 @@ def transaction(uri: str, isolation: str) -> Iterator[Any]:
     """Yield a connection in a transaction, which an exception rolls back."""
     with connect(uri, isolation) as session, session.begin():
         yield session
+
+
+def take_lock(session: Any, number: int, name: str, seconds: float, busy: str) -> None:
+    """Take a lock of a database, which ends with the connection; Problem where it is `busy` for so long.
+
+    PostgreSQL knows it by its number, MySQL by its name; other servers have none.
+    """
+    query = {  # each a lock of this database only
+        "postgresql": f"SELECT pg_try_advisory_lock({number})",
+        "mysql": f"SELECT GET_LOCK(CONCAT('{name} ', MD5(DATABASE())), 0)",
+    }.get(session.dialect.name, "SELECT 1")
+
+    def take() -> None:
+        if not session.exec_driver_sql(query).scalar():
+            raise OSError("held by another job")
+
+    wait(take, seconds, busy)
 
 
 def drop_tables(uri: str, names: list[str]) -> None:

@@ -18,7 +18,7 @@ from in_job.database_server import sql_revision
 from in_job.in_use import folder_lock, lock_file
 from in_job.location import is_remote, locate, store_path
 from in_job.schema import is_current
-from in_job.sql import connect, table_names
+from in_job.sql import connect, table_names, take_lock
 from in_job.sqlite import drop_stale_dotlock, open_sqlite, sqlite_damage, sqlite_revision
 from in_job.tables import known_tables
 from in_job.unfinished import Mark
@@ -115,16 +115,7 @@ class Store:
                     wait(lambda: fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB), LOCK_WAIT, busy)
             else:
                 session = stack.enter_context(connect(self.uri))
-
-                def take() -> None:
-                    query = {  # each a lock of this database only
-                        "postgresql": "SELECT pg_try_advisory_lock(5078)",
-                        "mysql": "SELECT GET_LOCK(CONCAT('mlflow ', MD5(DATABASE())), 0)",
-                    }[self.kind]
-                    if not session.exec_driver_sql(query).scalar():
-                        raise OSError("held by another job")
-
-                wait(take, LOCK_WAIT, busy)
+                take_lock(session, 5078, "mlflow", LOCK_WAIT, busy)
             yield
 
     def revision(self) -> str | None:
