@@ -23,13 +23,13 @@ PATIENCE = 0.2  # seconds after which what is not done, such as a search, keeps 
 
 @dataclass(eq=False)
 class Task:
-    """What is to be done, and whether it is one of the few."""
+    """What is to be done; it has a timer while it is one of the few."""
 
     future: Any
     context: contextvars.Context
     work: Callable[..., Any]
     arguments: tuple[Any, ...]
-    is_short: bool = True
+    timer: Any = None
 
 
 class Threads:
@@ -42,13 +42,12 @@ class Threads:
 
     async def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Return what `work` does in a thread; one that is cancelled is done, and its result forgotten."""
-        loop = asyncio.get_running_loop()
-        task = Task(loop.create_future(), contextvars.copy_context(), work, arguments)
-        self._waiting.append(task)
-        self._begin(loop)
-        return await task.future
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(Task(future, contextvars.copy_context(), work, arguments))
+        self._begin()
+        return await future
 
-    def _begin(self, loop: Any) -> None:
+    def _begin(self) -> None:
         """Begin with those that wait, as long as few are at work that may soon be done."""
         while self._waiting and self._busy < self._most and self._short < AT_ONCE:
             if self._busy == self._begun:
@@ -57,30 +56,32 @@ class Threads:
             self._busy += 1
             self._short += 1
             task = self._waiting.popleft()
-            self._work.put((loop, task, loop.call_later(PATIENCE, self._lapse, loop, task)))
+            task.timer = task.future.get_loop().call_later(PATIENCE, self._lapse, task)
+            self._work.put(task)
 
-    def _lapse(self, loop: Any, task: Task) -> None:
-        task.is_short = False
+    def _lapse(self, task: Task) -> None:
+        task.timer = None
         self._short -= 1
-        self._begin(loop)
+        self._begin()
 
     def _serve(self) -> None:
         while True:
-            loop, task, timer = self._work.get()
+            task = self._work.get()
             result, error = None, None
             try:
                 result = task.context.run(task.work, *task.arguments)
             except BaseException as raised:
                 error = raised
             with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._settle, loop, task, timer, result, error)
-            del loop, task, timer, result, error  # not until the next comes
+                task.future.get_loop().call_soon_threadsafe(self._settle, task, result, error)
+            del task, result, error  # not until the next comes
 
-    def _settle(self, loop: Any, task: Task, timer: Any, result: Any, error: BaseException | None) -> None:
-        timer.cancel()
+    def _settle(self, task: Task, result: Any, error: BaseException | None) -> None:
         self._busy -= 1
-        self._short -= task.is_short
-        self._begin(loop)
+        if task.timer:
+            task.timer.cancel()
+            self._short -= 1
+        self._begin()
         if task.future.cancelled():
             return
         if error is None:
