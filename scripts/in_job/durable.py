@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,25 +20,26 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _new(path: Path, mode: int) -> BinaryIO:
+@contextmanager
+def new(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Open a new file, whose bytes last when it is closed, and whose name does once its folder is synced."""
     path.unlink(missing_ok=True)  # it would keep its own mode
-    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def copy(source: Path, target: Path, mode: int = 0o666) -> None:
-    """Copy what is in a file into a new one, whose name lasts once its folder is synced."""
-    with source.open("rb") as old, _new(target, mode) as new:
-        shutil.copyfileobj(old, new)
-        new.flush()
-        os.fsync(new.fileno())
+    """Copy what is in a file into a new one."""
+    with source.open("rb") as old, new(target, mode) as file:
+        shutil.copyfileobj(old, file)
 
 
 def write(text: str, target: Path, mode: int = 0o666) -> None:
-    """Write a text into a new file, whose name lasts once its folder is synced."""
-    with _new(target, mode) as new:
-        new.write(text.encode())
-        new.flush()
-        os.fsync(new.fileno())
+    """Write a text into a new file."""
+    with new(target, mode) as file:
+        file.write(text.encode())
 
 
 def replace(part: Path, path: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
 
+from in_job import durable
 from in_job.artifact_location import Artifacts
 from in_job.queries import rows
 from in_job.sql import table_names, transaction
@@ -176,8 +177,8 @@ def find(store: Store, backups: Path, older_than: float, *, note: bool = True) -
     if tree.remote and note:
         backups.mkdir(parents=True, exist_ok=True)
         part = notes.with_name(f"{notes.name}.part")
-        part.write_text(json.dumps(noted), "utf-8")
-        part.replace(notes)
+        durable.write(json.dumps(noted), part)
+        durable.replace(part, notes)
     if found and not own:
         say(f"WARNING: {store.destination} has {len(found):,} folders of runs, models and traces, but none")
         say("of this store, so they may be another's: none counts as orphaned")

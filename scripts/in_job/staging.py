@@ -64,11 +64,9 @@ def stage_artifacts(store: Store, backup: Backup, keep: Path | None) -> None:
                         durable.copy(present, keep / inside)
                         durable.sync_folder((keep / inside).parent)
                 staged.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(ARTIFACTS + inside) as source, staged.open("wb") as target:
+                with archive.open(ARTIFACTS + inside) as source, durable.new(staged) as target:
                     if checksum(source, target) != expected:
                         raise Problem(f"{backup.path.name} was changed while it was read; nothing changed")
-                    target.flush()
-                    os.fsync(target.fileno())
             store.mark.set("restore", backup.path.name)
         except BaseException:
             drop_staged(store)
