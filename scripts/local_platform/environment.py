@@ -51,7 +51,7 @@ class Resources:
 
 def remove(folder: Path, *names: str) -> None:
     """Remove folders of a job's container. Those of an overlay hold one that nobody may look into."""
-    for hidden in folder.glob("root/*/work/*"):
+    for hidden in (folder / "root").glob("*/work/*"):
         hidden.chmod(0o700)
     for name in names:
         shutil.rmtree(folder / name, ignore_errors=True)

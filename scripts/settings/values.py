@@ -100,6 +100,12 @@ def _at_least(seconds: int, fix: str) -> Callable[[str], str]:
     return check
 
 
+def _life_span(value: str) -> str:
+    if "w" in value:
+        return "write weeks as days: neuro-flow takes d, h, m and s"
+    return _at_least(60, "use at least a minute, like 10d, 1d12h or 30m")(value)
+
+
 def _job_name(value: str) -> str:
     fits = not value or (3 <= len(value) <= 40 and re.fullmatch(r"[a-z](-?[a-z0-9])*", value))
     if value.startswith("job-"):
@@ -247,11 +253,7 @@ CHECKS: dict[str, Callable[[str], str]] = {
     "volumes": _volumes,
     "envs": _envs,
     **dict.fromkeys(TRUTH, lambda value: "" if truth(value) is not None else "use True or False"),
-    "life_span": lambda value: (
-        "write weeks as days: neuro-flow takes d, h, m and s"
-        if "w" in value
-        else _at_least(60, "use at least a minute, like 10d, 1d12h or 30m")(value)
-    ),
+    "life_span": _life_span,
     "port": _port,
     "job_name": _job_name,
     "extra_params": _extra_params,
